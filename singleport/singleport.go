@@ -1,0 +1,123 @@
+// Package singleport carries TFTP transfers over one UDP port.
+//
+// It owns the socket and everything that is timing, windows and admission, and lets
+// github.com/pin/tftp/v3 be what it is good at: the engine that runs a transfer and reads the file.
+// The two meet in a net.PacketConn (conn) on which pin/tftp serves. pin/tftp sees a clean request and
+// then sends the file in segments of many blocks; this package cuts a segment into the
+// blocks and windows that the client negotiated, retransmits them, and answers pin/tftp when it
+// needs the next segment.
+//
+// It knows nothing of files, names or logs: a Handler decides what a request gets, an Observer is told
+// what never reached a Handler.
+package singleport
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// Bounds of the options that a request may carry.
+const (
+	MinBlockSize     = 8     // bytes, RFC 2348
+	MaxBlockSize     = 65464 // bytes, RFC 2348
+	DefaultBlockSize = 512   // bytes, RFC 1350: a transfer without the blksize option
+	MaxWindowSize    = 65535 // blocks, RFC 7440
+	MaxTimeout       = 255   // seconds, RFC 2349
+)
+
+// Error is an ERROR packet: what the peer is told, and all that it is told.
+type Error struct {
+	Code    uint16 // RFC 1350 appendix, RFC 2347 for code 8
+	Message string // fixed ASCII text without a NUL
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// The ERROR packets that a server sends.
+var (
+	ErrNotFound  = &Error{1, "File not found"}
+	ErrAccess    = &Error{2, "Access violation"}
+	ErrIllegal   = &Error{4, "Illegal TFTP operation"}
+	ErrBusy      = &Error{0, "Server busy"}
+	ErrRead      = &Error{0, "Read failed"}
+	ErrStopping  = &Error{0, "Server stopping"}
+	errWriteDeny = ErrAccess
+)
+
+// How a transfer that began can end other than whole. Transfer.Send returns one of these, or a *PeerError, or
+// the error of the reader it was given.
+var (
+	ErrTimedOut = errors.New("no answer from the peer")
+	ErrReplaced = errors.New("the peer began another request")
+	ErrStopped  = errors.New("the server stopped")
+)
+
+// PeerError is an ERROR that the peer sent; it ends the transfer and is never answered (RFC 1350 section 7).
+type PeerError struct {
+	Code    uint16
+	Message string // bytes from the network: escape before printing; at most 128 bytes
+}
+
+func (e *PeerError) Error() string {
+	return fmt.Sprintf("the peer sent ERROR %d %q", e.Code, e.Message)
+}
+
+// Mode is how a file is carried (RFC 1350 section 1).
+type Mode string
+
+// The modes that are served. "mail" is not.
+const (
+	Octet    Mode = "octet"
+	NetASCII Mode = "netascii"
+)
+
+// Config sets the limits of a Server. Zero values take the defaults that each field names.
+type Config struct {
+	MaxBlockSize  int      // largest blksize granted, bytes, 512 to 65464; 0 is 1468
+	MaxWindowSize int      // largest windowsize granted, blocks, 1 to 65535; 0 is 64
+	MaxTransfers  int      // transfers at a time; 0 is 2000
+	Rate          int      // requests a second that one source prefix may make; 0 is DefaultRate
+	Sockets       int      // sockets for each address, on SO_REUSEPORT where more than one; 0 is 1
+	Observer      Observer // told of what never reaches a Handler; nil is nobody
+}
+
+// Handler answers one RRQ. It calls t.Send with the file, or returns without it: an *Error (wrapped or not)
+// says what the peer is told, any other error becomes ErrRead on the wire. It runs in a goroutine of its own; a panic in
+// it ends that transfer alone.
+type Handler func(t *Transfer) error
+
+// Refusal is why a datagram got no transfer.
+type Refusal int
+
+const (
+	RefusedWrite     Refusal = iota // WRQ: ERROR 2
+	RefusedMode                     // a mode other than octet and netascii: ERROR 4
+	RefusedBusy                     // MaxTransfers reached: ERROR 0, or silence
+	RefusedRate                     // the source prefix is over its rate or its unproven transfers: silence
+	RefusedMalformed                // not a TFTP datagram, or an RRQ that cannot be parsed: silence
+	RefusedStray                    // ACK, DATA, ERROR or OACK without a transfer: silence
+)
+
+func (r Refusal) String() string {
+	return [...]string{"write", "mode", "busy", "rate", "malformed", "stray"}[r]
+}
+
+// Observer is told of what never reaches a Handler. Its methods are called from the goroutine that reads the socket:
+// they must be quick and must not call back.
+type Observer interface {
+	// Refused reports a datagram that got no transfer. name is the file name of an RRQ or a WRQ as the peer sent it, else "".
+	Refused(peer netip.AddrPort, name string, why Refusal)
+	// Panicked reports a panic of the engine that was contained.
+	Panicked(value any, stack []byte)
+}
+
+// Stats is what is known of a transfer, complete once Send has returned.
+type Stats struct {
+	Bytes       int64 // bytes of the file that the peer acknowledged
+	BlockSize   int
+	WindowSize  int
+	Retransmits int // DATA and OACK datagrams sent again
+	Duration    time.Duration
+}
