@@ -422,7 +422,9 @@ func TestUnprovenShareMakesWay(t *testing.T) {
 				settle(now)
 				if random.Int64N(test.perSecond+100) >= 100 {
 					c.request(forged(random), now, dataSize)
-				} else if tr, v := c.request(forged(random), now, oackSize); now > 2*second {
+				} else if tr, v := c.request(forged(random), now, oackSize); v == busy {
+					t.Fatal("busy at half of the transfers")
+				} else if now > 2*second {
 					tries++
 					if v == admitted {
 						served++
@@ -569,7 +571,11 @@ func TestGiveBack(t *testing.T) {
 			a.charge(t, now, oackSize)
 			a.charge(t, now, oackSize)
 			a.prove(t)
-			a.charge(t, now, oackSize)
+			for range 1000 {
+				if !a.charge(t, now, oackSize) {
+					panic("a proven transfer was slowed")
+				}
+			}
 			a.end(t)
 		}, 0},
 		{"the bucket taken over", func(a *admission, t *pass) { t.bucket.tag++; a.prove(t); a.end(t) }, 28 + dataSize},
@@ -615,6 +621,12 @@ func TestRate(t *testing.T) {
 		if got := count(1e6 * second); got > test.burst || got <= test.burst-2*one {
 			t.Errorf("rate %d: a bucket refilled for days gives %d bytes, want %d", test.rate, got, test.burst)
 		}
+	}
+	if got := newAdmission(MaxRate, 2000).weight(100); got != 1563 {
+		t.Errorf("100 bytes weigh %d ns, want 1,562.5 rounded up", got)
+	}
+	if newAdmission(1, 2000).draw(p, 100*second, minBurst) {
+		t.Error("rate 1: more than a full bucket was drawn at once")
 	}
 	// The lowest rate answers a client without options, and repeats twice.
 	a := newAdmission(1, 2000)
