@@ -27,7 +27,7 @@ RUN go mod download
 COPY *.go ./
 COPY singleport singleport
 ARG TARGETOS TARGETARCH TARGETVARIANT
-ARG VERSION=dev
+ARG VERSION=devel
 # Inlining is off but for singleport, which handles every datagram: it costs a tenth of the size. Of several -gcflags
 # the last whose pattern matches a package holds. GOARM is only for arm; Go refuses other architectures' variants in it.
 RUN if [ "$TARGETARCH" = arm ]; then export GOARM="${TARGETVARIANT#v}"; fi \
@@ -42,7 +42,7 @@ RUN chmod -R u=rwX,go=rX /image && find /image -exec touch --no-dereference --da
 
 FROM scratch
 COPY --from=build /image/ /
-ARG VERSION=dev
+ARG VERSION=devel
 LABEL org.opencontainers.image.title="flytftp" \
       org.opencontainers.image.description="Read-only TFTP server for network boot on one UDP port" \
       org.opencontainers.image.version="$VERSION" \
