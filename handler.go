@@ -1,0 +1,164 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"flytftp/singleport"
+)
+
+// transfer is what the handler needs of a *singleport.Transfer.
+type transfer interface {
+	Name() string
+	Peer() netip.AddrPort
+	Mode() singleport.Mode
+	Send(r io.Reader, size int64) error
+	Stats() singleport.Stats
+}
+
+// handler answers RRQs with the regular files beneath root.
+type handler struct {
+	root  *os.Root
+	allow allowList
+	log   *journal
+	own   []netip.Addr // addresses that only this machine sends from
+}
+
+// answer serves one RRQ: name to path, path to open file, file to peer, and one line in the log.
+func (h *handler) answer(t transfer) error {
+	path, err := resolveName(t.Name(), h.allow)
+	if err != nil {
+		if t.Name() != "" || !h.isOwn(t.Peer().Addr()) { // that is -healthcheck
+			h.log.refused("denied", t.Peer(), "file=%+q peer=%v why=%+q", t.Name(), t.Peer(), err.Error())
+		}
+		return singleport.ErrAccess
+	}
+	file, err := open(h.root, path)
+	if err != nil {
+		h.log.refused(outcome(err), t.Peer(), "file=%+q peer=%v why=%+q", path, t.Peer(), err.Error())
+		return err
+	}
+	defer file.Close()
+	if t.Mode() == singleport.NetASCII {
+		// The engine reads 256 bytes at a time to convert them (pin/tftp netascii/netascii.go ToReader), and the size of the result
+		// is not known before.
+		err = t.Send(bufio.NewReader(file), -1)
+	} else {
+		err = t.Send(file, file.left)
+	}
+	h.log.ended(path, t, err)
+	return err
+}
+
+func (h *handler) isOwn(peer netip.Addr) bool {
+	for _, own := range h.own {
+		if peer == own {
+			return true
+		}
+	}
+	return peer.IsLoopback()
+}
+
+// failure is why a file cannot be read: the peer gets answer, why goes to the log alone.
+type failure struct {
+	answer *singleport.Error
+	why    string
+}
+
+func (f *failure) Error() string { return f.why }
+func (f *failure) Unwrap() error { return f.answer }
+
+// outcome returns the words that begin a log line of a request that ended with err.
+func outcome(err error) string {
+	switch {
+	case err == nil:
+		return "sent"
+	case errors.Is(err, singleport.ErrNotFound):
+		return "not found"
+	case errors.Is(err, singleport.ErrAccess):
+		return "denied"
+	case errors.Is(err, singleport.ErrBusy):
+		return "busy"
+	case errors.Is(err, singleport.ErrTimedOut):
+		return "timed out"
+	}
+	return "failed"
+}
+
+// open opens the regular file at path beneath root. Its errors are all *failure.
+func open(root *os.Root, path string) (*wholeFile, error) {
+	// O_NONBLOCK: to open a FIFO or a device would otherwise wait for its other end.
+	file, err := root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, openFailure(err)
+	}
+	info, err := file.Stat()
+	if err == nil && info.Mode().IsRegular() {
+		return &wholeFile{file: file, left: info.Size(), modified: info.ModTime()}, nil
+	}
+	file.Close()
+	if err != nil {
+		return nil, openFailure(err)
+	}
+	return nil, &failure{singleport.ErrAccess, "not a regular file"}
+}
+
+func openFailure(err error) *failure {
+	if in, ok := errors.AsType[*fs.PathError](err); ok {
+		err = in.Err // the log line names the file already
+	}
+	_, fromSystem := errors.AsType[syscall.Errno](err)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
+		return &failure{singleport.ErrNotFound, err.Error()}
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return &failure{singleport.ErrBusy, err.Error() + ": raise the limit (ulimit -n) or lower -max-transfers"}
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV),
+		!fromSystem: // os.Root says that a link leaves the root
+		return &failure{singleport.ErrAccess, err.Error()}
+	}
+	return &failure{singleport.ErrRead, err.Error()}
+}
+
+// wholeFile reads a file as it was when it was opened: to the size that it had, and never so that a file which was
+// written to meanwhile looks whole at the other end. A file that was replaced by rename is read as it was.
+type wholeFile struct {
+	file     *os.File
+	left     int64 // bytes
+	modified time.Time
+	err      error // what every further Read returns
+}
+
+func (f *wholeFile) Close() error { return f.file.Close() }
+
+func (f *wholeFile) Read(p []byte) (int, error) {
+	if f.err == nil && f.left == 0 {
+		f.err = io.EOF
+	}
+	if f.err != nil {
+		return 0, f.err
+	}
+	n, err := f.file.Read(p[:min(int64(len(p)), f.left)])
+	f.left -= int64(n)
+	switch {
+	case err == io.EOF:
+		f.err = &failure{singleport.ErrRead, "the file became shorter while it was sent"}
+	case err != nil:
+		f.err = &failure{singleport.ErrRead, openFailure(err).why}
+	case f.left == 0:
+		// Before the last block leaves, because with it the peer believes to have the whole file.
+		if info, err := f.file.Stat(); err != nil || !info.ModTime().Equal(f.modified) {
+			f.err = &failure{singleport.ErrRead, "the file was written to while it was sent; replace it by rename instead"}
+		}
+	}
+	if f.err != nil {
+		return 0, f.err
+	}
+	return n, nil
+}

@@ -1,0 +1,360 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"flytftp/singleport"
+)
+
+// fakeTransfer takes what is sent as the engine would: a segment at a time.
+type fakeTransfer struct {
+	name   string
+	mode   singleport.Mode
+	during func() // called after the first segment
+	fails  error  // what Send returns in place of its success
+	sent   bytes.Buffer
+	size   int64
+}
+
+const segment = 16 << 10
+
+func (t *fakeTransfer) Name() string          { return t.name }
+func (t *fakeTransfer) Peer() netip.AddrPort  { return netip.MustParseAddrPort("192.0.2.7:2070") }
+func (t *fakeTransfer) Mode() singleport.Mode { return t.mode }
+func (t *fakeTransfer) Stats() singleport.Stats {
+	return singleport.Stats{Bytes: int64(t.sent.Len()), BlockSize: 1468, WindowSize: 4, Retransmits: 2, Duration: 212345678}
+}
+
+func (t *fakeTransfer) Send(r io.Reader, size int64) error {
+	t.size = size
+	buffer := make([]byte, segment)
+	for {
+		n, err := io.ReadFull(r, buffer)
+		if err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
+			t.sent.Write(buffer[:n])
+		}
+		switch {
+		case err == io.EOF || err == io.ErrUnexpectedEOF:
+			return t.fails
+		case err != nil:
+			return err
+		}
+		if t.during != nil {
+			t.during()
+			t.during = nil
+		}
+	}
+}
+
+// newHandler returns a handler over a new folder, and a function that ends its log and returns it.
+func newHandler(t *testing.T) (h *handler, folder string, log func() string) {
+	t.Helper()
+	folder = t.TempDir()
+	root, err := os.OpenRoot(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { root.Close() })
+	var out bytes.Buffer
+	j := newJournal(&out)
+	return &handler{root: root, allow: mustAllow(t, defaultAllow), log: j}, folder, func() string {
+		j.close()
+		return out.String()
+	}
+}
+
+func writeFile(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pattern returns n bytes of which no two blocks are alike.
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	state := uint32(n) + 1
+	for i := range b {
+		state = state*1664525 + 1013904223
+		b[i] = byte(state >> 24)
+	}
+	return b
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// skip skips a test whose means are missing; on the machine that must have them it fails.
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("FLYTFTP_NO_SKIP") == "1" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
+func TestAnswer(t *testing.T) {
+	h, folder, log := newHandler(t)
+	outside := t.TempDir()
+	writeFile(t, outside+"/secret.txt", []byte("secret"))
+	writeFile(t, folder+"/a.txt", []byte("hello"))
+	writeFile(t, folder+"/empty.txt", nil)
+	writeFile(t, folder+"/sub/b.txt", []byte("below"))
+	writeFile(t, folder+"/.hidden/c.txt", []byte("hidden"))
+	writeFile(t, folder+"/a.key", []byte("key"))
+	must(t, os.Mkdir(folder+"/folder.txt", 0o755))
+	must(t, os.Symlink("a.txt", folder+"/link.txt"))
+	must(t, os.Symlink("../a.txt", folder+"/sub/up.txt"))
+	must(t, os.Symlink("sub", folder+"/linked"))
+	must(t, os.Symlink("absent.txt", folder+"/dangling.txt"))
+	must(t, os.Symlink("loop.txt", folder+"/loop.txt"))
+	must(t, os.Symlink("folder.txt", folder+"/tofolder.txt"))
+	must(t, os.Symlink(outside+"/secret.txt", folder+"/out.txt"))
+	must(t, os.Symlink("../"+filepath.Base(outside)+"/secret.txt", folder+"/outrel.txt"))
+	must(t, os.Symlink(outside, folder+"/outfolder"))
+	must(t, os.Symlink("/dev/zero", folder+"/zero.bin"))
+
+	for _, c := range []struct {
+		name string
+		want string
+		err  error
+	}{
+		{"a.txt", "hello", nil},
+		{"/A/../a.txt", "", singleport.ErrAccess},
+		{"\\sub\\b.txt\xff", "below", nil},
+		{"empty.txt", "", nil},
+		{"link.txt", "hello", nil},
+		{"sub/up.txt", "hello", nil},
+		{"linked/b.txt", "below", nil},
+		{"absent.txt", "", singleport.ErrNotFound},
+		{"absent/a.txt", "", singleport.ErrNotFound},
+		{"a.txt/b.txt", "", singleport.ErrNotFound},
+		{"dangling.txt", "", singleport.ErrNotFound},
+		{"a.key", "", singleport.ErrAccess},
+		{"absent.key", "", singleport.ErrAccess},
+		{".hidden/c.txt", "", singleport.ErrAccess},
+		{"folder.txt", "", singleport.ErrAccess},
+		{"tofolder.txt", "", singleport.ErrAccess},
+		{"loop.txt", "", singleport.ErrAccess},
+		{"out.txt", "", singleport.ErrAccess},
+		{"outrel.txt", "", singleport.ErrAccess},
+		{"outfolder/secret.txt", "", singleport.ErrAccess},
+		{"zero.bin", "", singleport.ErrAccess},
+		{"", "", singleport.ErrAccess},
+	} {
+		f := &fakeTransfer{name: c.name, mode: singleport.Octet, size: -2}
+		err := h.answer(f)
+		if f.sent.String() != c.want || !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
+			t.Errorf("%q: sent %q, %v; want %q, %v", c.name, f.sent.String(), err, c.want, c.err)
+		}
+		if c.err == nil && f.size != int64(len(c.want)) {
+			t.Errorf("%q: size %d", c.name, f.size)
+		}
+		if c.err != nil && f.size != -2 {
+			t.Errorf("%q: something was sent", c.name)
+		}
+	}
+	lines := log()
+	for _, want := range []string{
+		`sent file="a.txt" peer=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms` + "\n",
+		`denied file="/A/../a.txt" peer=192.0.2.7:2070 why="a .. element in the name"` + "\n",
+		`not found file="absent.txt" peer=192.0.2.7:2070 why="no such file or directory"` + "\n",
+		`denied file="folder.txt" peer=192.0.2.7:2070 why="not a regular file"` + "\n",
+		`denied file="" peer=192.0.2.7:2070 why="the name is empty"` + "\n",
+	} {
+		if !strings.Contains(lines, want) {
+			t.Errorf("no line %q in the log:\n%s", want, lines)
+		}
+	}
+}
+
+// A FIFO without a writer, a device and a socket neither block nor leave a descriptor behind.
+func TestAnswerSpecialFiles(t *testing.T) {
+	h, folder, _ := newHandler(t)
+	must(t, syscall.Mkfifo(folder+"/fifo.txt", 0o644))
+	must(t, os.Mkdir(folder+"/folder.txt", 0o755))
+	socket, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM, 0)
+	must(t, err)
+	defer syscall.Close(socket)
+	must(t, syscall.Bind(socket, &syscall.SockaddrUnix{Name: folder + "/socket.txt"}))
+	names := []string{"fifo.txt", "folder.txt", "socket.txt"}
+	// Only root may make a device, and not in every container; a FIFO takes the same way through open.
+	if syscall.Mknod(folder+"/zero.bin", syscall.S_IFCHR|0o644, 1<<8|5) == nil {
+		names = append(names, "zero.bin")
+	}
+	descriptors := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			skip(t, "no /proc/self/fd: "+err.Error())
+		}
+		return len(entries)
+	}
+	for _, name := range names { // once before counting: the runtime opens its poller with the first FIFO
+		h.answer(&fakeTransfer{name: name})
+	}
+	before := descriptors()
+	for range 20 {
+		for _, name := range names {
+			f := &fakeTransfer{name: name, size: -2}
+			if err := h.answer(f); !errors.Is(err, singleport.ErrAccess) || f.size != -2 {
+				t.Fatalf("%s: %v, size %d", name, err, f.size)
+			}
+		}
+	}
+	if after := descriptors(); after != before {
+		t.Errorf("%d descriptors before, %d after", before, after)
+	}
+}
+
+func TestAnswerNetASCII(t *testing.T) {
+	h, folder, _ := newHandler(t)
+	content := pattern(3*segment + 17)
+	writeFile(t, folder+"/a.txt", content)
+	f := &fakeTransfer{name: "a.txt", mode: singleport.NetASCII}
+	if err := h.answer(f); err != nil || f.size != -1 || !bytes.Equal(f.sent.Bytes(), content) {
+		t.Errorf("%v, size %d, %d bytes", err, f.size, f.sent.Len())
+	}
+}
+
+// What happens to a file while it is sent: the peer has it whole as it was, or an error before the last block.
+func TestAnswerChangedFile(t *testing.T) {
+	path := "a.img"
+	whole := func(size int) []byte { return pattern(size) }
+	for _, size := range []int{segment + 1, 2 * segment, 3*segment - 1, 4 * segment} {
+		for _, c := range []struct {
+			what   string
+			change func(path string) error
+			fails  bool
+		}{
+			{"nothing", func(string) error { return nil }, false},
+			{"removed", os.Remove, false},
+			{"replaced", func(path string) error {
+				if err := os.WriteFile(path+".new", bytes.Repeat([]byte("x"), size), 0o644); err != nil {
+					return err
+				}
+				return os.Rename(path+".new", path)
+			}, false},
+			{"made unreadable", func(path string) error { return os.Chmod(path, 0) }, false},
+			{"truncated to nothing", func(path string) error { return os.Truncate(path, 0) }, true},
+			{"truncated to what was sent", func(path string) error { return os.Truncate(path, segment) }, true},
+			{"truncated by a byte", func(path string) error { return os.Truncate(path, int64(size-1)) }, true},
+			{"written again", func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("x"), size), 0o644) }, true},
+			{"made longer", func(path string) error { return os.WriteFile(path, whole(size+1), 0o644) }, true},
+		} {
+			for _, mode := range []singleport.Mode{singleport.Octet, singleport.NetASCII} {
+				h, folder, log := newHandler(t)
+				full := filepath.Join(folder, path)
+				writeFile(t, full, whole(size))
+				// Older than any write of the test, whatever the resolution of the file system's clock.
+				must(t, os.Chtimes(full, time.Time{}, time.Unix(1e9, 0)))
+				f := &fakeTransfer{name: path, mode: mode, during: func() { must(t, c.change(full)) }}
+				err := h.answer(f)
+				switch {
+				case !c.fails && (err != nil || !bytes.Equal(f.sent.Bytes(), whole(size))):
+					t.Errorf("%d bytes, %s, %s: %v after %d bytes", size, mode, c.what, err, f.sent.Len())
+				case c.fails && (!errors.Is(err, singleport.ErrRead) || f.sent.Len() >= size):
+					t.Errorf("%d bytes, %s, %s: %v after %d bytes", size, mode, c.what, err, f.sent.Len())
+				}
+				if lines := log(); c.fails != strings.HasPrefix(lines, `failed file="a.img" `) {
+					t.Errorf("%d bytes, %s, %s: log %q", size, mode, c.what, lines)
+				}
+			}
+		}
+	}
+}
+
+// An error of a Read stays: a second Read never looks like the end of the file.
+func TestWholeFileErrorStays(t *testing.T) {
+	_, folder, _ := newHandler(t)
+	writeFile(t, folder+"/a.txt", pattern(100))
+	root, err := os.OpenRoot(folder)
+	must(t, err)
+	defer root.Close()
+	file, err := open(root, "a.txt")
+	must(t, err)
+	defer file.Close()
+	must(t, os.Truncate(folder+"/a.txt", 50))
+	for range 3 {
+		n, err := io.ReadFull(file, make([]byte, 100))
+		if !errors.Is(err, singleport.ErrRead) || n > 50 {
+			t.Errorf("%d, %v", n, err)
+		}
+	}
+}
+
+func TestOutcome(t *testing.T) {
+	h, folder, log := newHandler(t)
+	writeFile(t, folder+"/a.txt", []byte("hello"))
+	for _, err := range []error{
+		singleport.ErrTimedOut, singleport.ErrReplaced, singleport.ErrStopped,
+		&singleport.PeerError{Code: 8, Message: "User aborted\x1b[2J"}, errors.New("another"),
+	} {
+		if got := h.answer(&fakeTransfer{name: "a.txt", mode: singleport.Octet, fails: err}); !errors.Is(got, err) {
+			t.Errorf("%v became %v", err, got)
+		}
+	}
+	const figures = ` file="a.txt" peer=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms why=`
+	want := "timed out" + figures + `"no answer from the peer"` + "\n" +
+		"failed" + figures + `"the peer began another request"` + "\n" +
+		"failed" + figures + `"the server stopped"` + "\n" +
+		"failed" + figures + `"the peer sent ERROR 8 \"User aborted\\x1b[2J\""` + "\n" +
+		"failed" + figures + `"another"` + "\n"
+	if got := log(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
+func TestOpenFailure(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want *singleport.Error
+	}{
+		{fs.ErrNotExist, singleport.ErrNotFound},
+		{syscall.ENOENT, singleport.ErrNotFound},
+		{syscall.ENOTDIR, singleport.ErrNotFound},
+		{syscall.ENAMETOOLONG, singleport.ErrNotFound},
+		{syscall.EACCES, singleport.ErrAccess},
+		{syscall.EPERM, singleport.ErrAccess},
+		{syscall.ELOOP, singleport.ErrAccess},
+		{syscall.ENXIO, singleport.ErrAccess},
+		{errors.New("path escapes from parent"), singleport.ErrAccess},
+		{syscall.EMFILE, singleport.ErrBusy},
+		{syscall.ENFILE, singleport.ErrBusy},
+		{syscall.EIO, singleport.ErrRead},
+		{syscall.ESTALE, singleport.ErrRead},
+	} {
+		got := openFailure(&fs.PathError{Op: "openat", Path: "/srv/secret/a.txt", Err: c.err})
+		if got.answer != c.want || strings.Contains(got.why, "secret") {
+			t.Errorf("%v: %v %q", c.err, got.answer, got.why)
+		}
+	}
+}
+
+// The health check asks for the empty name every few seconds; it is no event.
+func TestHealthcheckLeavesNoLine(t *testing.T) {
+	h, _, log := newHandler(t)
+	h.own = []netip.Addr{netip.MustParseAddr("192.0.2.7")}
+	if err := h.answer(&fakeTransfer{}); !errors.Is(err, singleport.ErrAccess) {
+		t.Error(err)
+	}
+	if lines := log(); lines != "" {
+		t.Errorf("log %q", lines)
+	}
+}

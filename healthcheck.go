@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+)
+
+const (
+	checkTime = 2800 * time.Millisecond // container engines wait 3 s and more
+	checkPace = 700 * time.Millisecond  // until an unanswered RRQ is sent again
+)
+
+// checkRequest asks for the empty name, which every server refuses: an answer costs no file and no transfer.
+var checkRequest = []byte("\x00\x01\x00octet\x00")
+
+// healthcheck returns nil when a TFTP server answers at every address of -listen.
+func healthcheck(addrs []string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
+	defer cancel()
+	for _, addr := range addrs {
+		host, port, err := resolve(ctx, addr)
+		if err != nil {
+			return err
+		}
+		if port == "0" {
+			return fmt.Errorf("cannot ask at %s: -healthcheck needs the port that the server was given", addr)
+		}
+		if err := ask(ctx, net.JoinHostPort(reachable(host), port)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reachable returns the loopback address for a wildcard one.
+func reachable(host string) string {
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case host == "" || err == nil && ip == netip.IPv4Unspecified():
+		return "127.0.0.1"
+	case err == nil && ip.IsUnspecified():
+		return "::1"
+	}
+	return host
+}
+
+// ask sends RRQs until DATA or ERROR comes back or ctx is done.
+func ask(ctx context.Context, addr string) error {
+	conn, err := net.Dial("udp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	answer := make([]byte, 1024)
+	for {
+		next := time.Now().Add(checkPace)
+		conn.Write(checkRequest)
+		conn.SetReadDeadline(next)
+		n, err := conn.Read(answer)
+		if err == nil && isAnswer(answer[:n]) {
+			return nil
+		}
+		// A refused port answers at once with an error: the server may be about to start.
+		select {
+		case <-time.After(time.Until(next)):
+		case <-ctx.Done():
+			return fmt.Errorf("no TFTP server answers at %s", addr)
+		}
+	}
+}
+
+// isAnswer reports whether b is DATA or ERROR (RFC 1350 section 5).
+func isAnswer(b []byte) bool {
+	if len(b) < 4 {
+		return false
+	}
+	opcode := binary.BigEndian.Uint16(b)
+	return opcode == 3 || opcode == 5
+}

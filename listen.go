@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"flytftp/singleport"
+)
+
+const (
+	// resolveTime is how long a start waits for a host name: fly-global-services may appear after the machine has started.
+	resolveTime = 5 * time.Second
+	resolvePace = 200 * time.Millisecond
+)
+
+// bind resolves the addresses of -listen and binds them all.
+func bind(addrs []string, limits singleport.Config) (*singleport.Server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTime)
+	defer cancel()
+	var resolved []string
+	for _, addr := range addrs {
+		host, port, err := resolve(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		resolved = append(resolved, net.JoinHostPort(host, port))
+	}
+	server, err := singleport.Listen(resolved, limits)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%w: stop what listens there or choose another -listen", err)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as -listen :6969", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("%w: choose an address of this machine with -listen, or :PORT for all", err)
+	}
+	return server, err
+}
+
+// resolve splits HOST:PORT and, where the host is a name, asks for its address until ctx is done.
+func resolve(ctx context.Context, addr string) (host, port string, err error) {
+	host, port, err = net.SplitHostPort(addr)
+	if err != nil || host == "" {
+		return host, port, err
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return host, port, nil
+	}
+	for {
+		ips, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err == nil {
+			return preferIPv4(ips).String(), port, nil
+		}
+		select {
+		case <-time.After(resolvePace):
+		case <-ctx.Done():
+			return "", "", fmt.Errorf("no address for the host name of %s: choose another -listen (%w)", addr, err)
+		}
+	}
+}
+
+// preferIPv4 chooses as the net package does where it takes one address of a name.
+func preferIPv4(ips []netip.Addr) netip.Addr {
+	for _, ip := range ips {
+		if ip.Unmap().Is4() {
+			return ip.Unmap()
+		}
+	}
+	return ips[0]
+}
