@@ -323,7 +323,7 @@ func (b *bench) measure(ctx context.Context, w work, index, total int) error {
 				return errors.New("interrupted")
 			}
 			turn := func() {
-				b.turn(p, w, round, fmt.Sprintf("[%d/%d] %s, round %d/%d: ", index+1, total, w.key, round+1, rounds))
+				b.turn(ctx, p, w, round, fmt.Sprintf("[%d/%d] %s, round %d/%d: ", index+1, total, w.key, round+1, rounds))
 			}
 			if w.abreast {
 				abreast.Go(turn)
