@@ -19,8 +19,6 @@ type relay struct {
 	loss   float64 // of the datagrams in each direction
 	seed   uint64
 
-	start  time.Time
-	now    time.Duration // since start, read before a batch of datagrams is: reading them takes time
 	listen int
 	addr   netip.AddrPort
 	epoll  int
@@ -29,7 +27,7 @@ type relay struct {
 	ended  chan struct{}
 	flows  []*flow
 	byPeer map[netip.AddrPort]*flow
-	queue  []delayed // the delay is the same for all: first in, first out
+	queue  []delayed // the delay is the same for all: about first in, first out
 	free   [][]byte
 }
 
@@ -43,7 +41,7 @@ type flow struct {
 }
 
 type delayed struct {
-	due      time.Duration // since start
+	due      int64 // ns, wall clock
 	flow     *flow
 	toServer bool
 	data     []byte
@@ -60,13 +58,13 @@ const (
 func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed uint64) (*relay, error) {
 	r := &relay{
 		server: rawAddr(server), oneWay: roundTrip / 2, loss: loss, seed: seed,
-		start: time.Now(), ended: make(chan struct{}), byPeer: map[netip.AddrPort]*flow{},
+		ended: make(chan struct{}), byPeer: map[netip.AddrPort]*flow{},
 	}
 	var err error
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, err
 	}
-	if r.timer, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+	if r.timer, err = unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
 		return nil, err
 	}
 	if r.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
@@ -76,6 +74,7 @@ func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed
 		return nil, err
 	}
 	growBuffer(r.listen, clientBuffer)
+	unix.SetsockoptInt(r.listen, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 	if err := unix.Bind(r.listen, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		return nil, err
 	}
@@ -117,7 +116,6 @@ func (r *relay) run() {
 		if err != nil && err != unix.EINTR {
 			return
 		}
-		r.now = time.Since(r.start)
 		for _, event := range events[:max(n, 0)] {
 			switch event.Fd {
 			case onStop:
@@ -140,7 +138,7 @@ func (r *relay) run() {
 func (r *relay) fromClients(buffer []byte) {
 	var peer unix.RawSockaddrInet4
 	for {
-		n, ok := recvFrom(r.listen, buffer, &peer)
+		n, arrived, ok := recvStamped(r.listen, buffer, &peer)
 		if !ok {
 			return
 		}
@@ -153,7 +151,7 @@ func (r *relay) fromClients(buffer []byte) {
 		}
 		f.answered = f.answered || !request
 		if f.up.Float64() >= r.loss {
-			r.enqueue(f, true, buffer[:n])
+			r.enqueue(f, true, buffer[:n], arrived)
 		}
 	}
 }
@@ -165,6 +163,7 @@ func (r *relay) newFlow(peer unix.RawSockaddrInet4) *flow {
 		return nil
 	}
 	growBuffer(fd, clientBuffer)
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 	index := len(r.flows)
 	if unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)}) != nil {
 		unix.Close(fd)
@@ -185,7 +184,7 @@ func (r *relay) newFlow(peer unix.RawSockaddrInet4) *flow {
 func (r *relay) fromServer(f *flow, buffer []byte) {
 	var from unix.RawSockaddrInet4
 	for {
-		n, ok := recvFrom(f.fd, buffer, &from)
+		n, arrived, ok := recvStamped(f.fd, buffer, &from)
 		if !ok {
 			return
 		}
@@ -193,23 +192,23 @@ func (r *relay) fromServer(f *flow, buffer []byte) {
 			continue
 		}
 		f.transfer = from
-		r.enqueue(f, false, buffer[:n])
+		r.enqueue(f, false, buffer[:n], arrived)
 	}
 }
 
-func (r *relay) enqueue(f *flow, toServer bool, datagram []byte) {
+func (r *relay) enqueue(f *flow, toServer bool, datagram []byte, arrived int64) {
 	var data []byte
 	if last := len(r.free) - 1; last >= 0 {
 		data, r.free = r.free[last], r.free[:last]
 	}
-	r.queue = append(r.queue, delayed{r.now + r.oneWay, f, toServer, append(data[:0], datagram...)})
+	r.queue = append(r.queue, delayed{arrived + int64(r.oneWay), f, toServer, append(data[:0], datagram...)})
 }
 
 // forward sends what is due and sets the timer for the next.
 func (r *relay) forward() error {
 	sent := 0
 	for _, d := range r.queue {
-		if d.due > time.Since(r.start) {
+		if d.due > time.Now().UnixNano() {
 			break
 		}
 		switch {
@@ -226,6 +225,5 @@ func (r *relay) forward() error {
 	if r.queue = r.queue[sent:]; len(r.queue) == 0 {
 		return nil
 	}
-	wait := max(r.queue[0].due-time.Since(r.start), time.Microsecond)
-	return unix.TimerfdSettime(r.timer, 0, &unix.ItimerSpec{Value: unix.NsecToTimespec(int64(wait))}, nil)
+	return unix.TimerfdSettime(r.timer, unix.TFD_TIMER_ABSTIME, &unix.ItimerSpec{Value: unix.NsecToTimespec(r.queue[0].due)}, nil)
 }

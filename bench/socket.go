@@ -43,6 +43,21 @@ func recvFrom(fd int, buffer []byte, from *unix.RawSockaddrInet4) (int, bool) {
 	return int(n), errno == 0
 }
 
+// recvStamped is recvFrom on a socket with SO_TIMESTAMPNS, and returns when the datagram arrived, ns of the wall clock.
+func recvStamped(fd int, buffer []byte, from *unix.RawSockaddrInet4) (n int, arrived int64, ok bool) {
+	var control struct {
+		header unix.Cmsghdr
+		stamp  unix.Timespec
+	}
+	vector := unix.Iovec{Base: unsafe.SliceData(buffer), Len: uint64(len(buffer))}
+	message := unix.Msghdr{
+		Name: (*byte)(unsafe.Pointer(from)), Namelen: unix.SizeofSockaddrInet4, Iov: &vector, Iovlen: 1,
+		Control: (*byte)(unsafe.Pointer(&control)), Controllen: uint64(unsafe.Sizeof(control)),
+	}
+	size, _, errno := syscall.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&message)), unix.MSG_DONTWAIT)
+	return int(size), control.stamp.Nano(), errno == 0
+}
+
 func connect(fd int, to *unix.RawSockaddrInet4) error {
 	_, _, errno := syscall.RawSyscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(to)), unix.SizeofSockaddrInet4)
 	if errno != 0 {
