@@ -3,45 +3,226 @@ package singleport
 import (
 	"context"
 	"errors"
-	"io"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
-// Transfer is one RRQ and its answer, as a Handler sees it.
-type Transfer struct{}
-
-// Name returns the file name as the peer sent it: up to 480 bytes of anything but NUL.
-func (t *Transfer) Name() string { return "" }
-
-// Peer returns the address that asked; an IPv4 address is never IPv6-mapped.
-func (t *Transfer) Peer() netip.AddrPort { return netip.AddrPort{} }
-
-// Mode returns how the file is to be carried. The engine converts to netascii.
-func (t *Transfer) Mode() Mode { return Octet }
-
-// Send carries what r returns until io.EOF. size, in bytes, answers the tsize option (octet only); a negative size leaves it out.
-// It blocks until the transfer ended, once per transfer.
-func (t *Transfer) Send(r io.Reader, size int64) error { return errors.New("not built") }
-
-// Stats returns the figures of the transfer; complete after Send.
-func (t *Transfer) Stats() Stats { return Stats{} }
-
 // Server serves TFTP on its sockets.
-type Server struct{}
+type Server struct {
+	config    Config
+	admission *admission
+	shards    []*shard
+	epoch     time.Time    // monotonic times count from here
+	active    atomic.Int64 // transfers
+	reserved  atomic.Int64 // bytes of windows that were granted
+	handler   Handler
+
+	stopping atomic.Bool
+	left     chan struct{} // has an element when a transfer ended while the server stops
+	abandon  chan struct{} // closed when Serve is to return whatever still runs
+	stop     sync.Once
+}
+
+// stuckTime is how long a Shutdown waits for handlers that do not return though their transfers have ended: they read a file
+// from a disk that does not answer.
+const stuckTime = 2 * time.Second
 
 // Listen binds every address, HOST:PORT in net.Listen's form for "udp" (:PORT is IPv4 and IPv6, port 0 picks one).
-func Listen(addrs []string, cfg Config) (*Server, error) { return nil, errors.New("not built") }
+func Listen(addrs []string, cfg Config) (*Server, error) {
+	var sockets []socket
+	for _, addr := range addrs {
+		opened, err := openSockets(addr, max(cfg.Sockets, 1))
+		sockets = append(sockets, opened...)
+		if err != nil {
+			for _, s := range sockets {
+				s.close()
+			}
+			return nil, err
+		}
+	}
+	return newServer(sockets, cfg), nil
+}
+
+// newServer returns a server on sockets, which Listen opens, and tests make.
+func newServer(sockets []socket, cfg Config) *Server {
+	setDefault := func(value *int, initial int) {
+		if *value == 0 {
+			*value = initial
+		}
+	}
+	setDefault(&cfg.MaxBlockSize, 1468)
+	setDefault(&cfg.MaxWindowSize, 64)
+	setDefault(&cfg.MaxTransfers, 2000)
+	setDefault(&cfg.Rate, DefaultRate)
+	setDefault(&cfg.Sockets, 1)
+	if cfg.Observer == nil {
+		cfg.Observer = nobody{}
+	}
+	s := &Server{
+		config:    cfg,
+		admission: newAdmission(cfg.Rate, cfg.MaxTransfers),
+		epoch:     time.Now(),
+		left:      make(chan struct{}, 1),
+		abandon:   make(chan struct{}),
+	}
+	for _, socket := range sockets {
+		s.shards = append(s.shards, newShard(s, socket))
+	}
+	return s
+}
+
+type nobody struct{}
+
+func (nobody) Refused(netip.AddrPort, string, Refusal) {}
+func (nobody) Panicked(any, []byte)                    {}
+
+// now returns the time, monotonic nanoseconds.
+func (s *Server) now() int64 { return int64(time.Since(s.epoch)) }
 
 // Addrs returns the bound addresses, in the order of Listen.
-func (s *Server) Addrs() []net.Addr { return nil }
+func (s *Server) Addrs() []net.Addr {
+	var addrs []net.Addr
+	for i := 0; i < len(s.shards); i += s.config.Sockets {
+		addrs = append(addrs, s.shards[i].socket.addr())
+	}
+	return addrs
+}
+
+// Active returns the number of transfers that run.
+func (s *Server) Active() int { return int(s.active.Load()) }
 
 // Serve answers requests with h until Shutdown. It returns nil after a Shutdown.
-func (s *Server) Serve(h Handler) error { return errors.New("not built") }
+func (s *Server) Serve(h Handler) error {
+	s.handler = h
+	var running sync.WaitGroup
+	failure := make(chan error, len(s.shards))
+	for _, shard := range s.shards {
+		running.Go(shard.engine.serve)
+		running.Go(func() {
+			err := shard.socket.serve(shard.receive)
+			if !errors.Is(err, net.ErrClosed) {
+				failure <- err
+				ended, cancel := context.WithCancel(context.Background())
+				cancel()
+				s.Shutdown(ended)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-s.abandon:
+	}
+	select {
+	case err := <-failure:
+		return err
+	default:
+		return nil
+	}
+}
+
+// handle calls the Handler and contains its panic.
+func (s *Server) handle(t *Transfer) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.panicked(v)
+			err = ErrRead
+		}
+	}()
+	return s.handler(t)
+}
 
 // Shutdown refuses new requests (ERROR 0 "Server stopping"), waits until the running transfers ended or ctx is
 // done, ends what is left with the same ERROR, and closes the sockets. Serve returns.
-func (s *Server) Shutdown(ctx context.Context) error { return errors.New("not built") }
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stopping.Store(true)
+	s.awaitTransfers(ctx)
+	err := ctx.Err()
+	if s.Active() == 0 {
+		err = nil
+	}
+	s.stop.Do(func() {
+		for _, shard := range s.shards {
+			shard.endAll()
+		}
+		stuck, cancel := context.WithTimeout(context.Background(), stuckTime)
+		defer cancel()
+		s.awaitTransfers(stuck)
+		for _, shard := range s.shards {
+			shard.engine.close()
+			shard.close()
+		}
+		if s.Active() > 0 {
+			close(s.abandon)
+		}
+	})
+	return err
+}
 
-// Active returns the number of transfers that run.
-func (s *Server) Active() int { return 0 }
+// awaitTransfers waits until no transfer runs or ctx is done.
+func (s *Server) awaitTransfers(ctx context.Context) {
+	for s.Active() > 0 {
+		select {
+		case <-s.left:
+		case <-ctx.Done():
+			return
+		}
+	}
+	s.signalLeft() // to whoever else waits
+}
+
+// signalLeft wakes a Shutdown.
+func (s *Server) signalLeft() {
+	select {
+	case s.left <- struct{}{}:
+	default:
+	}
+}
+
+// Memory for file contents. A transfer holds one segment, and copies of those unacknowledged blocks that were in
+// earlier ones. Both become smaller as transfers become more.
+const (
+	// largestSegment and smallestSegment, in bytes, bound what pin/tftp reads at a time. Fewer, larger ones take less CPU time.
+	// A block that is larger is a segment by itself.
+	largestSegment  = 64<<10 - 72 // what its SetBlockSize takes
+	smallestSegment = 4 << 10
+	// segmentMemory, in bytes, is divided among the transfers.
+	segmentMemory = 2 << 20
+	// windowMemory, in bytes, is what windows may hold. A transfer may have a share of what is left.
+	windowMemory = 12 << 20
+	windowShare  = 8
+)
+
+// windowBytes returns the bytes that the window of one more transfer may hold.
+func (s *Server) windowBytes() int {
+	return int(max(windowMemory-s.reserved.Load(), 0) / windowShare)
+}
+
+// segmentLimit returns the size of the largest segment that a transfer with these options may get, bytes.
+func (s *Server) segmentLimit(options []asked) int {
+	limit := max(min(segmentMemory/max(s.Active(), 1), largestSegment), smallestSegment)
+	for _, a := range options {
+		if a.option == optionBlockSize {
+			limit = max(limit, min(a.value, s.config.MaxBlockSize))
+		}
+	}
+	return limit
+}
+
+// setSegmentSize chooses the size of segments, bytes: a multiple of the block size, no less than pin/tftp takes, and no more
+// than the limit.
+func (t *Transfer) setSegmentSize() {
+	block, size := t.window.blockSize, t.segmentLimit
+	if 0 <= t.size && t.size < int64(size) {
+		size = min(size, int(t.size)+block) // the whole file and its end
+	}
+	least := (DefaultBlockSize + block - 1) / block * block
+	t.segmentSize = max(size/block*block, least)
+}

@@ -37,13 +37,12 @@ func (e *Error) Error() string { return e.Message }
 
 // The ERROR packets that a server sends.
 var (
-	ErrNotFound  = &Error{1, "File not found"}
-	ErrAccess    = &Error{2, "Access violation"}
-	ErrIllegal   = &Error{4, "Illegal TFTP operation"}
-	ErrBusy      = &Error{0, "Server busy"}
-	ErrRead      = &Error{0, "Read failed"}
-	ErrStopping  = &Error{0, "Server stopping"}
-	errWriteDeny = ErrAccess
+	ErrNotFound = &Error{1, "File not found"}
+	ErrAccess   = &Error{2, "Access violation"}
+	ErrIllegal  = &Error{4, "Illegal TFTP operation"}
+	ErrBusy     = &Error{0, "Server busy"}
+	ErrRead     = &Error{0, "Read failed"}
+	ErrStopping = &Error{0, "Server stopping"}
 )
 
 // How a transfer that began can end other than whole. Transfer.Send returns one of these, or a *PeerError, or
@@ -51,6 +50,7 @@ var (
 var (
 	ErrTimedOut = errors.New("no answer from the peer")
 	ErrReplaced = errors.New("the peer began another request")
+	ErrMadeWay  = errors.New("the peer acknowledged nothing and others waited")
 	ErrStopped  = errors.New("the server stopped")
 )
 

@@ -1,0 +1,196 @@
+package singleport
+
+import (
+	"bytes"
+	"encoding/binary"
+	"strconv"
+)
+
+// Opcodes, RFC 1350 section 5 and RFC 2347.
+const (
+	opRRQ   = 1
+	opWRQ   = 2
+	opDATA  = 3
+	opACK   = 4
+	opERROR = 5
+	opOACK  = 6
+)
+
+// maxNameLength, in bytes, is how much of a file name is kept: what leaves room for the rest of a request in the 516 bytes that
+// the engine reads. A longer name is nobody's.
+const maxNameLength = 480
+
+// option is one that this server knows. Its values index optionNames.
+type option int
+
+const (
+	optionBlockSize    option = iota // RFC 2348
+	optionTimeout                    // RFC 2349, seconds
+	optionTransferSize               // RFC 2349, bytes
+	optionWindowSize                 // RFC 7440, blocks
+	optionCount
+)
+
+var optionNames = [optionCount]string{"blksize", "timeout", "tsize", "windowsize"}
+
+// Lowest and highest values that are granted; a tsize is the server's to say.
+var optionBounds = [optionCount][2]int{{MinBlockSize, MaxBlockSize}, {1, MaxTimeout}, {0, 1<<31 - 1}, {1, MaxWindowSize}}
+
+// request is an RRQ or a WRQ. Its slices are the datagram's.
+type request struct {
+	write      bool
+	name, mode []byte
+	asked      [optionCount]asked // valid ones, in the order of the request
+	count      int                // of asked
+}
+
+// asked is an option of a request with a value within its bounds.
+type asked struct {
+	option option
+	value  int
+	name   []byte // as the client writes it: some compare the OACK's with case
+}
+
+// parseRequest reads an RRQ or a WRQ (RFC 1350 section 5, RFC 2347): false if its name or mode does not end. An option that is not
+// known or whose value is none counts as not sent, and so does what comes after the first option that does not end. Of a repeated
+// option the first counts.
+func parseRequest(datagram []byte) (request, bool) {
+	r := request{write: binary.BigEndian.Uint16(datagram) == opWRQ}
+	var ok bool
+	rest := datagram[2:]
+	if r.name, rest, ok = cutString(rest); !ok {
+		return r, false
+	}
+	if r.mode, rest, ok = cutString(rest); !ok {
+		return r, false
+	}
+	r.name = r.name[:min(len(r.name), maxNameLength)]
+	var seen [optionCount]bool
+	for {
+		var name, value []byte
+		if name, rest, ok = cutString(rest); !ok {
+			return r, true
+		}
+		if value, rest, ok = cutString(rest); !ok {
+			return r, true
+		}
+		for o, known := range optionNames {
+			if !seen[o] && equalFold(name, known) {
+				seen[o] = true
+				bounds := optionBounds[o]
+				if n, ok := parseNumber(value); ok && bounds[0] <= n && n <= bounds[1] {
+					r.asked[r.count] = asked{option(o), n, name}
+					r.count++
+				}
+			}
+		}
+	}
+}
+
+// cutString returns the bytes before the first NUL and those after it.
+func cutString(b []byte) (before, after []byte, found bool) { return bytes.Cut(b, []byte{0}) }
+
+// equalFold compares names of options and modes (RFC 2347: without regard to case); known is in lower case.
+func equalFold(b []byte, known string) bool {
+	if len(b) != len(known) {
+		return false
+	}
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != known[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// parseNumber reads up to nine decimal digits.
+func parseNumber(b []byte) (n int, ok bool) {
+	if len(b) == 0 || len(b) > 9 {
+		return 0, false
+	}
+	for _, c := range b {
+		if c < '0' || '9' < c {
+			return 0, false
+		}
+		n = 10*n + int(c-'0')
+	}
+	return n, true
+}
+
+// servedMode returns the mode of the request; false for one that is not served.
+func (r *request) servedMode() (Mode, bool) {
+	for _, mode := range []Mode{Octet, NetASCII} {
+		if equalFold(r.mode, string(mode)) {
+			return mode, true
+		}
+	}
+	return "", false
+}
+
+// largestAnswer returns the largest first answer that the request can draw, bytes: an OACK at its longest if one is certain, else a
+// DATA of 512 bytes.
+func (r *request) largestAnswer() int {
+	const longestValue = 19 // digits of a tsize
+	size, certain := 2, false
+	for _, a := range r.asked[:r.count] {
+		size += len(a.name) + 1 + longestValue + 1
+		certain = certain || a.option != optionTransferSize // that is left out for an empty file
+	}
+	if certain {
+		return size
+	}
+	return 4 + DefaultBlockSize
+}
+
+// terms are what a transfer was agreed to.
+type terms struct {
+	blockSize  int // bytes
+	windowSize int // blocks
+	timeout    int // seconds; 0 where none was agreed
+}
+
+// negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it would be empty. windowBytes
+// bounds the product of the block size and the window size, beyond one block; size, in bytes, answers a tsize unless it is below one.
+func negotiate(options []asked, maxBlockSize, maxWindowSize, windowBytes int, size int64) (terms, []byte) {
+	t := terms{blockSize: DefaultBlockSize, windowSize: 1}
+	for _, a := range options {
+		if a.option == optionBlockSize {
+			t.blockSize = min(a.value, maxBlockSize)
+		}
+	}
+	oack := []byte{0, opOACK}
+	for _, a := range options {
+		value := int64(a.value)
+		switch a.option {
+		case optionBlockSize:
+			value = int64(t.blockSize)
+		case optionTimeout:
+			t.timeout = a.value
+		case optionWindowSize:
+			t.windowSize = max(min(a.value, maxWindowSize, windowBytes/t.blockSize), 1)
+			value = int64(t.windowSize)
+		case optionTransferSize:
+			if value = size; size < 1 { // curl fails on a tsize of 0
+				continue
+			}
+		}
+		oack = append(oack, a.name...)
+		oack = append(oack, 0)
+		oack = strconv.AppendInt(oack, value, 10)
+		oack = append(oack, 0)
+	}
+	if len(oack) == 2 {
+		return t, nil
+	}
+	return t, oack
+}
+
+// appendError appends an ERROR packet, RFC 1350 section 5.
+func appendError(b []byte, e *Error) []byte {
+	b = append(b, 0, opERROR, byte(e.Code>>8), byte(e.Code))
+	b = append(b, e.Message...)
+	return append(b, 0)
+}

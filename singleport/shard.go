@@ -1,0 +1,496 @@
+package singleport
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/maphash"
+	"sync"
+	"time"
+)
+
+// shard is one socket with the transfers that came by it and the engine that runs them. Shards share the admission alone.
+//
+// Most of the work is done in receive, in the goroutine that reads the socket: an ACK is answered there with the next blocks of the
+// segment. The engine's goroutines come in through WriteTo, the timer's through expire. What they queue on the socket must be
+// flushed before mu is released, because a segment that is released changes once the engine runs on.
+type shard struct {
+	server *Server
+	socket socket
+	engine *engine
+	seed   maphash.Seed
+
+	mu       sync.Mutex
+	peers    map[endpoint]*Transfer // that are not over
+	unproven list                   // answered, the oldest first
+	timers   timers
+	timer    *time.Timer
+	armed    int64 // when timer fires; 0 if it is not set
+	scratch  []byte
+}
+
+func newShard(server *Server, socket socket) *shard {
+	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), peers: map[endpoint]*Transfer{}}
+	s.engine = newEngine(s)
+	return s
+}
+
+// close ends the shard once its engine has.
+func (s *shard) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	s.socket.close()
+}
+
+// receive takes what has arrived. A fault of ours in it costs the datagram, not the server.
+func (s *shard) receive(batch []received) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.socket.flush()
+	now := s.server.now()
+	for i := range batch {
+		s.take(&batch[i], now)
+	}
+}
+
+func (s *shard) take(r *received, now int64) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.server.panicked(v)
+		}
+	}()
+	if len(r.data) < 4 || r.route.peer.port == 0 {
+		s.refused(r, RefusedMalformed)
+		return
+	}
+	switch binary.BigEndian.Uint16(r.data) {
+	case opRRQ, opWRQ:
+		s.request(r, now)
+	case opACK:
+		if t := s.peers[r.route.peer]; t != nil {
+			s.acknowledge(t, binary.BigEndian.Uint16(r.data[2:]), now)
+		} else {
+			s.refused(r, RefusedStray)
+		}
+	case opERROR:
+		if t := s.peers[r.route.peer]; t != nil {
+			message, _, _ := bytes.Cut(r.data[4:], []byte{0})
+			s.drop(t, &PeerError{binary.BigEndian.Uint16(r.data[2:]), string(message[:min(len(message), maxPeerMessage)])})
+		} else {
+			s.refused(r, RefusedStray)
+		}
+	case opDATA, opOACK:
+		s.refused(r, RefusedStray)
+	default:
+		s.refused(r, RefusedMalformed)
+	}
+}
+
+const maxPeerMessage = 128 // bytes
+
+func (s *shard) refused(r *received, why Refusal) {
+	s.server.config.Observer.Refused(r.route.peer.addrPort(), "", why)
+}
+
+// request answers an RRQ or a WRQ.
+func (s *shard) request(r *received, now int64) {
+	asked, ok := parseRequest(r.data)
+	if !ok {
+		s.refused(r, RefusedMalformed)
+		return
+	}
+	mode, ok := asked.servedMode()
+	switch {
+	case asked.write:
+		s.refuse(r, &asked, ErrAccess, RefusedWrite, now)
+		return
+	case !ok:
+		s.refuse(r, &asked, ErrIllegal, RefusedMode, now)
+		return
+	}
+	digest := maphash.Bytes(s.seed, r.data)
+	if t := s.peers[r.route.peer]; t != nil && t.digest == digest {
+		if !t.proven {
+			s.repeat(t, now)
+			return
+		}
+		// A repeat that was under way while the first answer was: what the peer sent before it heard of us arrives no later than this.
+		if now-t.provenAt < 2*(t.provenAt-t.began) {
+			return
+		}
+	}
+	if s.server.stopping.Load() {
+		s.refuse(r, &asked, ErrStopping, RefusedBusy, now)
+		return
+	}
+	pass, verdict := s.admit(r, &asked, now)
+	switch verdict {
+	case admitted:
+		if t := s.peers[r.route.peer]; t != nil {
+			s.drop(t, ErrReplaced)
+		}
+		s.begin(r, &asked, mode, digest, pass, now)
+	case overRate:
+		s.refused(r, RefusedRate)
+	case busy:
+		s.scratch = appendError(s.scratch[:0], ErrBusy)
+		s.socket.send(&r.route, s.scratch)
+		s.refusedRequest(r, &asked, RefusedBusy)
+	default:
+		s.refusedRequest(r, &asked, RefusedBusy)
+	}
+}
+
+// admit asks the admission, and ends older transfers as it demands.
+func (s *shard) admit(r *received, asked *request, now int64) (pass, verdict) {
+	for {
+		oldest := now
+		if s.unproven.first != nil {
+			oldest = s.unproven.first.began
+		}
+		pass, verdict := s.server.admission.admit(prefixOf(r.route.peer.ip), now, asked.largestAnswer(), oldest)
+		if verdict != makeWay {
+			return pass, verdict
+		}
+		t := s.unproven.first
+		s.drop(t, ErrMadeWay)
+		s.server.admission.end(&t.pass)
+	}
+}
+
+// refuse answers a request that gets no transfer with e, unless its sender is over its rate.
+func (s *shard) refuse(r *received, asked *request, e *Error, why Refusal, now int64) {
+	s.scratch = appendError(s.scratch[:0], e)
+	if !s.server.admission.draw(prefixOf(r.route.peer.ip), now, len(s.scratch)) {
+		s.refused(r, RefusedRate)
+		return
+	}
+	s.socket.send(&r.route, s.scratch)
+	s.refusedRequest(r, asked, why)
+}
+
+func (s *shard) refusedRequest(r *received, asked *request, why Refusal) {
+	s.server.config.Observer.Refused(r.route.peer.addrPort(), string(asked.name), why)
+}
+
+// begin makes a transfer of a request and hands it to the engine.
+func (s *shard) begin(r *received, asked *request, mode Mode, digest uint64, pass pass, now int64) {
+	t := &Transfer{
+		shard: s, route: r.route, name: string(asked.name), mode: mode, digest: digest,
+		pass: pass, began: now, progress: now, slot: noSlot,
+	}
+	for _, o := range asked.asked[:asked.count] {
+		o.name = bytes.Clone(o.name)
+		t.options = append(t.options, o)
+	}
+	s.peers[t.route.peer] = t
+	s.server.active.Add(1)
+	t.segmentLimit = s.server.segmentLimit(t.options)
+	s.engine.add(t)
+}
+
+// offer answers the request of t, now that the size of its file is known: with an OACK, or with the first block, for which the
+// engine is asked.
+func (s *shard) offer(t *Transfer) {
+	c := &s.server.config
+	agreed, oack := negotiate(t.options, c.MaxBlockSize, c.MaxWindowSize, s.server.windowBytes(), t.size)
+	t.options = nil
+	t.window = newWindow(agreed)
+	if agreed.windowSize > 1 {
+		t.reserved = int64(agreed.windowSize * agreed.blockSize)
+		s.server.reserved.Add(t.reserved)
+	}
+	t.setSegmentSize()
+	s.unproven.add(t)
+	if oack == nil {
+		s.engine.enqueue(t, deliverTerms)
+		return
+	}
+	t.oack = oack
+	s.repeat(t, s.server.now())
+}
+
+// load takes the next segment from the engine.
+func (s *shard) load(t *Transfer, segment []byte) {
+	t.window.load(segment, len(segment) < t.segmentSize)
+	s.advance(t, s.server.now())
+}
+
+// repeat sends the first answer of an unproven transfer, at most as often as one may be sent.
+func (s *shard) repeat(t *Transfer, now int64) {
+	switch {
+	case t.datagrams >= unprovenDatagrams:
+		return
+	case t.oack != nil:
+		if s.charge(t, len(t.oack), now) {
+			s.socket.send(&t.route, t.oack)
+			t.retransmits += min(t.datagrams, 1)
+		}
+		t.sampledAt = now
+		s.answered(t, now)
+	case t.window.high > 0:
+		t.window.rewind()
+		s.advance(t, now)
+	}
+}
+
+// answered counts a first answer, and waits for the peer.
+func (s *shard) answered(t *Transfer, now int64) {
+	if t.datagrams++; t.datagrams > 1 {
+		t.estimator.backoff++
+	}
+	s.arm(t, now)
+}
+
+// charge asks whether an unproven transfer may send size bytes.
+func (s *shard) charge(t *Transfer, size int, now int64) bool {
+	return s.server.admission.charge(&t.pass, now, size)
+}
+
+// advance sends what the window of t has room for, and asks the engine for more when it runs out.
+func (s *shard) advance(t *Transfer, now int64) {
+	w := &t.window
+	for n := min(w.sendable(), paces[t.pace.level].blocks); n > 0; {
+		number := uint16(w.next)
+		data, count, again := w.take(n)
+		n -= count
+		if t.proven || s.charge(t, 4+len(data), now) {
+			s.socket.sendBlocks(&t.route, number, count, w.blockSize, data)
+		}
+		t.retransmits += again
+		if count > again {
+			t.sampled, t.sampledAt = w.next-1, now
+		} else if w.next > t.sampled {
+			t.sampled = 0 // Karn: its ACK would not tell which of the two it answers
+		}
+	}
+	if w.wantsSegment() && t.waiting && t.delivery == deliverNothing {
+		if len(w.tail) > 0 {
+			s.socket.flush() // release moves what was taken from it
+		}
+		w.release()
+		s.engine.enqueue(t, deliverACK)
+	}
+	if !t.proven && w.high > 0 {
+		s.answered(t, now)
+		return
+	}
+	s.arm(t, now)
+}
+
+// arm sets the timer of t: to go on with a paced window, else to give up waiting for an ACK.
+func (s *shard) arm(t *Transfer, now int64) {
+	wait := t.estimator.timeout(time.Duration(t.window.timeout) * time.Second)
+	if t.oack == nil && t.window.sendable() > 0 {
+		wait = paces[t.pace.level].gap
+	}
+	if s.timers.set(t, now+int64(wait)) {
+		s.schedule(now)
+	}
+}
+
+// schedule sets the shard's timer to its first transfer's.
+func (s *shard) schedule(now int64) {
+	if len(s.timers) == 0 || s.armed != 0 && s.armed <= s.timers[0].look {
+		return
+	}
+	s.armed = s.timers[0].look
+	wait := time.Duration(max(s.armed-now, 0))
+	if s.timer == nil {
+		s.timer = time.AfterFunc(wait, s.expire)
+	} else {
+		s.timer.Reset(wait)
+	}
+}
+
+// expire looks after the transfers whose time has come.
+func (s *shard) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.armed = 0
+	now := s.server.now()
+	for t := s.timers.pop(now); t != nil; t = s.timers.pop(now) {
+		s.elapsed(t, now)
+	}
+	s.socket.flush()
+	s.schedule(now)
+}
+
+// elapsed does what is due of t.
+func (s *shard) elapsed(t *Transfer, now int64) {
+	w := &t.window
+	lost := t.proven && t.oack == nil
+	switch {
+	case now-t.progress >= int64(progressTime) && (w.inFlight() > 0 || !t.proven):
+		s.drop(t, ErrTimedOut)
+	case !t.proven && t.datagrams >= unprovenDatagrams:
+		s.drop(t, ErrTimedOut)
+	case !t.proven:
+		s.repeat(t, now)
+	case w.sendable() > 0: // paced
+		s.advance(t, now)
+	case w.inFlight() == 0: // the file is being read
+		s.arm(t, now)
+	case t.declined && t.tries > 0:
+		s.finish(t)
+	case t.tries >= maxTries, t.tries >= lastTries && w.last > 0 && w.acked == w.last-1:
+		s.drop(t, ErrTimedOut)
+	case lost:
+		t.tries++
+		t.estimator.backoff++
+		if w.windowSize > 1 {
+			t.pace.lost()
+		}
+		w.rewind()
+		s.advance(t, now)
+	}
+}
+
+// acknowledge takes an ACK.
+func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
+	w := &t.window
+	if t.oack != nil {
+		if number == 0 {
+			t.oack = nil
+			if t.datagrams == 1 {
+				t.estimator.sample(time.Duration(now - t.sampledAt))
+			}
+			s.prove(t, now)
+			s.engine.enqueue(t, deliverTerms)
+			s.arm(t, now)
+		}
+		return
+	}
+	answer := w.ack(number)
+	switch answer {
+	case ackStale:
+		// iPXE acknowledges the block before an empty one, again and again.
+		t.declined = t.declined || number == 0 && w.last == 1 && w.high == 1 && len(w.segment) == 0
+		return
+	case ackPartial:
+		t.pace.lost()
+	default:
+		t.pace.arrived()
+	}
+	t.progress, t.tries = now, 0
+	if !t.proven {
+		s.prove(t, now)
+	}
+	if t.sampled > 0 && w.acked >= t.sampled {
+		t.estimator.sample(time.Duration(now - t.sampledAt))
+		t.sampled = 0
+	}
+	if answer == ackLast {
+		s.finish(t)
+		return
+	}
+	s.advance(t, now)
+}
+
+// prove notes that the peer is where it says.
+func (s *shard) prove(t *Transfer, now int64) {
+	t.proven, t.provenAt, t.progress = true, now, now
+	s.unproven.remove(t)
+	s.server.admission.prove(&t.pass)
+}
+
+// finish ends a transfer of which everything has arrived.
+func (s *shard) finish(t *Transfer) {
+	s.forget(t, nil)
+	s.engine.enqueue(t, deliverACK)
+}
+
+// drop ends t silently, because of err.
+func (s *shard) drop(t *Transfer, err error) {
+	s.forget(t, err)
+	if t.delivery != deliverRequest && (t.waiting || t.delivery != deliverNothing) {
+		s.engine.enqueue(t, deliverFailure)
+	}
+}
+
+// fail ends t with the ERROR that err carries, ErrRead if it has none. It does nothing once t is over.
+func (s *shard) fail(t *Transfer, err error) {
+	if t.over {
+		return
+	}
+	if err == nil {
+		err = ErrRead
+	}
+	answer := ErrRead
+	errors.As(err, &answer)
+	s.scratch = appendError(s.scratch[:0], answer)
+	if t.proven || t.datagrams < unprovenDatagrams && s.charge(t, len(s.scratch), s.server.now()) {
+		s.socket.send(&t.route, s.scratch)
+	}
+	s.forget(t, err)
+}
+
+// endAll ends what still runs, for the server stops.
+func (s *shard) endAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.peers {
+		s.fail(t, ErrStopping)
+		t.end = ErrStopped
+		s.drop(t, ErrStopped)
+	}
+	s.socket.flush()
+}
+
+// forget takes t out of all that can find it but the engine, and lets go of what it held.
+func (s *shard) forget(t *Transfer, err error) {
+	if !t.over {
+		t.over, t.end, t.ended = true, err, s.server.now()
+		delete(s.peers, t.route.peer)
+		s.timers.remove(t)
+		s.unproven.remove(t)
+	}
+}
+
+// release ends the account of t, whose goroutine is about to end.
+func (s *shard) release(t *Transfer) {
+	if t.released {
+		return
+	}
+	t.released = true
+	delete(s.engine.byID, t.id)
+	s.server.admission.end(&t.pass)
+	s.server.reserved.Add(-t.reserved)
+	s.server.active.Add(-1)
+	if s.server.stopping.Load() {
+		s.server.signalLeft()
+	}
+}
+
+// list is a queue of transfers that any can leave.
+type list struct{ first, last *Transfer }
+
+func (l *list) add(t *Transfer) {
+	t.listed, t.before = true, l.last
+	if l.last == nil {
+		l.first = t
+	} else {
+		l.last.after = t
+	}
+	l.last = t
+}
+
+func (l *list) remove(t *Transfer) {
+	if !t.listed {
+		return
+	}
+	if t.before == nil {
+		l.first = t.after
+	} else {
+		t.before.after = t.after
+	}
+	if t.after == nil {
+		l.last = t.before
+	} else {
+		t.after.before = t.before
+	}
+	t.listed, t.before, t.after = false, nil, nil
+}

@@ -1,0 +1,89 @@
+//go:build !linux
+
+package singleport
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"strconv"
+)
+
+// plainSocket is a UDP socket as package net has it: a datagram at a time, answered from the address that the kernel chooses.
+type plainSocket struct {
+	conn   *net.UDPConn
+	queued []queued
+}
+
+type queued struct {
+	to       netip.AddrPort
+	datagram []byte
+}
+
+// openSockets binds a socket to addr. Where several share a port is Linux's way alone.
+func openSockets(addr string, count int) ([]socket, error) {
+	if count > 1 {
+		return nil, errors.New("several sockets on one port need Linux: leave GOMAXPROCS unset")
+	}
+	conn, err := net.ListenPacket("udp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return []socket{&plainSocket{conn: conn.(*net.UDPConn)}}, nil
+}
+
+func (s *plainSocket) addr() *net.UDPAddr { return s.conn.LocalAddr().(*net.UDPAddr) }
+
+func (s *plainSocket) close() error { return s.conn.Close() }
+
+func (s *plainSocket) serve(handle func([]received)) error {
+	b := make([]byte, 1024)
+	var batch [1]received
+	for {
+		n, from, err := s.conn.ReadFromUDPAddrPort(b)
+		if errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		if err != nil {
+			continue // about a datagram that was sent before
+		}
+		peer := endpoint{ip: from.Addr().As16(), port: from.Port()}
+		if zone := from.Addr().Zone(); zone != "" {
+			if link, err := net.InterfaceByName(zone); err == nil {
+				peer.zone = uint32(link.Index)
+			}
+		}
+		batch[0] = received{route{peer: peer}, b[:n]}
+		handle(batch[:])
+	}
+}
+
+func (s *plainSocket) send(to *route, datagram []byte) {
+	addr := to.peer.addrPort()
+	if to.peer.zone != 0 {
+		addr = netip.AddrPortFrom(addr.Addr().WithZone(strconv.Itoa(int(to.peer.zone))), addr.Port())
+	}
+	s.queued = append(s.queued, queued{addr, append([]byte(nil), datagram...)})
+}
+
+func (s *plainSocket) sendBlocks(to *route, number uint16, count, blockSize int, data []byte) {
+	datagram := make([]byte, 4+blockSize)
+	for range count {
+		binary.BigEndian.PutUint16(datagram, opDATA)
+		binary.BigEndian.PutUint16(datagram[2:], number)
+		n := copy(datagram[4:], data)
+		s.send(to, datagram[:4+n])
+		number++
+		data = data[n:]
+	}
+}
+
+func (s *plainSocket) flush() {
+	for _, q := range s.queued {
+		s.conn.WriteToUDPAddrPort(q.datagram, q.to)
+	}
+	s.queued = s.queued[:0]
+}
+
+var _ socket = (*plainSocket)(nil)

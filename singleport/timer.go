@@ -1,0 +1,132 @@
+package singleport
+
+import (
+	"container/heap"
+	"time"
+)
+
+// Times of a transfer.
+const (
+	// firstTimeout is the retransmission timer before a round trip was measured, RFC 6298 section 2.1.
+	firstTimeout = time.Second
+	// minTimeout is its lower bound afterwards. RFC 6298 asks for 1 s for the sake of TCP's congestion control; a boot client
+	// answers at once or lost something, and a block too many does no harm.
+	minTimeout = 100 * time.Millisecond
+	// maxTimeout is how long it may become by doubling, unless a round trip takes longer.
+	maxTimeout = 4 * time.Second
+	// longestTimeout bounds the agreed timeout that holds before a round trip was measured.
+	longestTimeout = 10 * time.Second
+	// clockGranularity is RFC 6298's G.
+	clockGranularity = time.Millisecond
+	// progressTime is how long a transfer lives without an ACK of something new, whatever else arrives.
+	progressTime = 30 * time.Second
+	// maxTries is how often a window is sent again without an ACK of something new.
+	maxTries = 20
+	// lastTries is the same when only the last ACK is missing: it was most likely sent, and the client is gone.
+	lastTries = 8
+	// unprovenDatagrams is all that a peer draws that never acknowledged anything: the first answer and two repeats.
+	unprovenDatagrams = 3
+)
+
+// estimator is the retransmission timer of RFC 6298.
+type estimator struct {
+	smoothed, variation time.Duration // SRTT, RTTVAR; 0 before the first sample
+	backoff             int           // doublings; kept until a round trip was measured without doubt (Karn)
+}
+
+// sample takes the round trip of a datagram that was sent once.
+func (e *estimator) sample(r time.Duration) {
+	if e.smoothed == 0 {
+		e.smoothed, e.variation = r, r/2
+	} else {
+		e.variation += ((e.smoothed - r).Abs() - e.variation) / 4
+		e.smoothed += (r - e.smoothed) / 8
+	}
+	e.smoothed = max(e.smoothed, 1)
+	e.backoff = 0
+}
+
+// timeout returns the timer to set now. agreed is the timeout option, an upper bound; 0 is none.
+func (e *estimator) timeout(agreed time.Duration) time.Duration {
+	t, bound := firstTimeout, maxTimeout
+	if agreed > 0 {
+		t = min(agreed, longestTimeout)
+		bound = t
+	}
+	if e.smoothed > 0 {
+		t = max(e.smoothed+max(clockGranularity, 4*e.variation), minTimeout)
+		bound = max(maxTimeout, t)
+		if agreed > 0 {
+			bound = min(bound, agreed)
+		}
+	}
+	for i := 0; i < e.backoff && t < bound; i++ {
+		t *= 2
+	}
+	return min(t, bound)
+}
+
+// timers is a heap of transfers by the time at which their timer is looked at, which is not later than due. A
+// timer that is set to a later time, as every ACK does, leaves the heap as it is.
+type timers []*Transfer
+
+func (h timers) Len() int           { return len(h) }
+func (h timers) Less(i, j int) bool { return h[i].look < h[j].look }
+func (h timers) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].slot, h[j].slot = i, j
+}
+
+func (h *timers) Push(x any) {
+	t := x.(*Transfer)
+	t.slot = len(*h)
+	*h = append(*h, t)
+}
+
+func (h *timers) Pop() any {
+	last := len(*h) - 1
+	t := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	t.slot = noSlot
+	return t
+}
+
+const noSlot = -1
+
+// set has t looked at when due, in monotonic nanoseconds; it reports whether the next look at any transfer is earlier than it was.
+func (h *timers) set(t *Transfer, due int64) bool {
+	t.due = due
+	switch {
+	case t.slot == noSlot:
+		t.look = due
+		heap.Push(h, t)
+	case due < t.look:
+		t.look = due
+		heap.Fix(h, t.slot)
+	default:
+		return false
+	}
+	return t.slot == 0
+}
+
+// remove ends the timer of t.
+func (h *timers) remove(t *Transfer) {
+	if t.slot != noSlot {
+		heap.Remove(h, t.slot)
+	}
+}
+
+// pop returns a transfer that is due, or nil. Its timer has ended.
+func (h *timers) pop(now int64) *Transfer {
+	for len(*h) > 0 && (*h)[0].look <= now {
+		t := (*h)[0]
+		if t.due <= now {
+			heap.Pop(h)
+			return t
+		}
+		t.look = t.due
+		heap.Fix(h, 0)
+	}
+	return nil
+}
