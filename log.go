@@ -115,8 +115,8 @@ func (j *journal) append(words, format string, args []any) {
 // ended reports a transfer whose file was opened.
 func (j *journal) ended(path string, t transfer, err error) {
 	s := t.Stats()
-	const format = "file=%+q peer=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%v"
-	args := []any{path, t.Peer(), s.Bytes, s.BlockSize, s.WindowSize, s.Retransmits, s.Duration.Round(100 * time.Microsecond)}
+	const format = "file=%+q peer=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms" // a Duration's text is not always ASCII
+	args := []any{path, t.Peer(), s.Bytes, s.BlockSize, s.WindowSize, s.Retransmits, s.Duration.Seconds() * 1e3}
 	if err == nil {
 		j.printf("sent "+format, args...)
 		return
@@ -194,6 +194,8 @@ func (j *journal) Refused(peer netip.AddrPort, name string, why singleport.Refus
 		j.refused("denied", peer, "file=%+q peer=%v why=\"neither octet nor netascii\"", name, peer)
 	case singleport.RefusedBusy:
 		j.refused("busy", peer, "file=%+q peer=%v why=\"-max-transfers are running\"", name, peer)
+	case singleport.RefusedStopping:
+		j.refused("busy", peer, "file=%+q peer=%v why=\"the server is stopping\"", name, peer)
 	case singleport.RefusedRate:
 		j.refused("over rate", peer, "")
 	default:

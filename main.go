@@ -1,5 +1,185 @@
+// Command flytftp serves a folder over TFTP: read-only, on one UDP port, for network boot.
 package main
 
-import _ "github.com/pin/tftp/v3"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
 
-func main() {}
+	"flytftp/singleport"
+)
+
+// version is set by -ldflags "-X main.version=...".
+var version = "devel"
+
+func main() {
+	c, err := parse(os.Args[1:], os.Getenv)
+	switch {
+	case err == errHelp:
+		fmt.Print(usage())
+		return
+	case err != nil:
+		exit(2, fmt.Errorf("%w (-h lists the flags)", err))
+	case c.version:
+		fmt.Println("flytftp", version)
+		return
+	case c.healthcheck:
+		err = healthcheck(c.listen)
+	default:
+		err = run(c)
+	}
+	if err != nil {
+		exit(1, err)
+	}
+}
+
+func exit(status int, err error) {
+	fmt.Fprintln(os.Stderr, "flytftp:", err)
+	os.Exit(status)
+}
+
+// run serves until SIGINT or SIGTERM. Every step may fail, and leaves nothing half started.
+func run(c *config) error {
+	log := newJournal(os.Stderr)
+	defer log.close()
+
+	// A log whose reader went away must not end the server.
+	signal.Ignore(syscall.SIGPIPE)
+
+	// The root before the ports: a wrong path is the commonest mistake. From here on it is the folder that was opened,
+	// whatever its path comes to name.
+	root, err := openRoot(c.root)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+
+	// The ports while the process may still be root's.
+	c.limits.Sockets = takeProcessors()
+	c.limits.Observer = log
+	server, err := bind(c.listen, c.limits)
+	if err != nil {
+		return err
+	}
+
+	// Nothing after the bind needs root, and no datagram has been read yet.
+	report, err := dropPrivileges(c.user)
+	if err != nil {
+		return err
+	}
+	log.printf("%s", report)
+
+	// Once more, because the user may not be able to read what root could.
+	if err := readable(root); err != nil {
+		return err
+	}
+
+	// The fences last: they forbid what the steps before did.
+	reports, err := fence(root)
+	if err != nil {
+		return err
+	}
+	for _, report := range reports {
+		log.printf("%s", report)
+	}
+
+	// Signals before the line that others wait for. Until here the default action holds: a stop ends us at once.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+
+	log.printf("serving listen=%s root=%+q max-blksize=%d max-windowsize=%d max-transfers=%d rate=%d version=%+q",
+		joinAddrs(server.Addrs()), c.root, c.limits.MaxBlockSize, c.limits.MaxWindowSize, c.limits.MaxTransfers, c.limits.Rate, version)
+	h := &handler{root: root, allow: c.allow, log: log, own: ownAddrs(server.Addrs())}
+	return serve(server, h, c.grace, signals)
+}
+
+// openRoot opens the folder that is served.
+func openRoot(path string) (*os.Root, error) {
+	root, err := os.OpenRoot(path)
+	if err == nil {
+		return root, readable(root)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("no folder %+q: create it, or name the folder of the files with -root", path)
+	}
+	if info, failed := os.Stat(path); failed == nil && !info.IsDir() {
+		return nil, fmt.Errorf("%+q is not a folder: name the folder of the files with -root", path)
+	}
+	return nil, unreadable(path, err)
+}
+
+// readable returns an error if the process may not list the folder or open what is in it.
+func readable(root *os.Root) error {
+	folder, err := root.Open(".")
+	if err != nil {
+		return unreadable(root.Name(), err)
+	}
+	return folder.Close()
+}
+
+func unreadable(path string, err error) error {
+	if in, ok := errors.AsType[*fs.PathError](err); ok {
+		err = in.Err
+	}
+	return fmt.Errorf("user %d cannot read the folder %+q: %w: allow it (chmod -R a+rX) or choose another -user or -root", os.Geteuid(), path, err)
+}
+
+// takeProcessors returns the number of sockets for each address: one for each processor that GOMAXPROCS asks for. Without it
+// there is one of each, which needs the least CPU time for a byte.
+func takeProcessors() int {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// joinAddrs returns the addresses as -listen takes them.
+func joinAddrs(addrs []net.Addr) string {
+	var texts []string
+	for _, addr := range addrs {
+		texts = append(texts, addr.String())
+	}
+	return strings.Join(texts, ",")
+}
+
+// ownAddrs returns the addresses that can only be this machine's own when they are a peer's.
+func ownAddrs(addrs []net.Addr) []netip.Addr {
+	var own []netip.Addr
+	for _, addr := range addrs {
+		own = append(own, addr.(*net.UDPAddr).AddrPort().Addr())
+	}
+	return own
+}
+
+// serve answers requests until the first signal, and then gives running transfers the time of grace. The second signal
+// takes that time back.
+func serve(server *singleport.Server, h *handler, grace time.Duration, signals <-chan os.Signal) error {
+	ended := make(chan error, 1)
+	go func() {
+		ended <- server.Serve(func(t *singleport.Transfer) error { return h.answer(t) })
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-signals:
+	}
+	h.log.printf("stopping transfers=%d grace=%v", server.Active(), grace)
+	left, cancel := context.WithTimeout(context.Background(), grace)
+	go func() {
+		<-signals
+		cancel()
+	}()
+	server.Shutdown(left)
+	err := <-ended
+	h.log.printf("stopped")
+	return err
+}

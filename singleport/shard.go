@@ -27,6 +27,8 @@ type shard struct {
 	timer    *time.Timer
 	armed    int64 // when timer fires; 0 if it is not set
 	scratch  []byte
+
+	lookedForRoom int64 // see makeRoom
 }
 
 func newShard(server *Server, socket socket) *shard {
@@ -123,7 +125,7 @@ func (s *shard) request(r *received, now int64) {
 		}
 	}
 	if s.server.stopping.Load() {
-		s.refuse(r, &asked, ErrStopping, RefusedBusy, now)
+		s.refuse(r, &asked, ErrStopping, RefusedStopping, now)
 		return
 	}
 	pass, verdict := s.admit(r, &asked, now)
@@ -146,18 +148,20 @@ func (s *shard) request(r *received, now int64) {
 
 // admit asks the admission, and ends older transfers as it demands.
 func (s *shard) admit(r *received, asked *request, now int64) (pass, verdict) {
+	p := prefixOf(r.route.peer.ip)
+	if s.server.Active() >= s.server.config.MaxTransfers {
+		s.makeRoom(p, now)
+	}
 	for {
 		oldest := now
 		if s.unproven.first != nil {
 			oldest = s.unproven.first.began
 		}
-		pass, verdict := s.server.admission.admit(prefixOf(r.route.peer.ip), now, asked.largestAnswer(), oldest)
+		pass, verdict := s.server.admission.admit(p, now, asked.largestAnswer(), oldest)
 		if verdict != makeWay {
 			return pass, verdict
 		}
-		t := s.unproven.first
-		s.drop(t, ErrMadeWay)
-		s.server.admission.end(&t.pass)
+		s.makeWay(s.unproven.first)
 	}
 }
 

@@ -50,7 +50,7 @@ var (
 var (
 	ErrTimedOut = errors.New("no answer from the peer")
 	ErrReplaced = errors.New("the peer began another request")
-	ErrMadeWay  = errors.New("the peer acknowledged nothing and others waited")
+	ErrMadeWay  = errors.New("others waited and the peer made no use of it, or held most of what there is")
 	ErrStopped  = errors.New("the server stopped")
 )
 
@@ -97,11 +97,12 @@ const (
 	RefusedBusy                     // MaxTransfers reached: ERROR 0, or silence
 	RefusedRate                     // the source prefix is over its rate or its unproven transfers: silence
 	RefusedMalformed                // not a TFTP datagram, or an RRQ that cannot be parsed: silence
+	RefusedStopping                 // the server stops: ERROR 0
 	RefusedStray                    // ACK, DATA, ERROR or OACK without a transfer: silence
 )
 
 func (r Refusal) String() string {
-	return [...]string{"write", "mode", "busy", "rate", "malformed", "stray"}[r]
+	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray"}[r]
 }
 
 // Observer is told of what never reaches a Handler. Its methods are called from the goroutine that reads the socket:

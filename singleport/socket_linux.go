@@ -237,7 +237,10 @@ func (s *kernelSocket) receive(fd int) int {
 		r.route.peer = endpointOf(&s.in.names[i])
 		if s.wildcard {
 			h := &s.in.headers[i].header
-			r.route.local = localOf(s.in.control[i][:h.Controllen])
+			var one bool
+			if r.route.local, one = localOf(s.in.control[i][:h.Controllen]); !one {
+				r.data = r.data[:0] // RFC 1123 section 4.2.3.5: a broadcast is not answered
+			}
 		}
 	}
 	return int(n)
@@ -265,29 +268,30 @@ func isMapped(ip *[16]byte) bool {
 	return [12]byte(ip[:12]) == [12]byte{10: 0xff, 11: 0xff}
 }
 
-// localOf returns the address of this machine that control messages name: for IPv4 the one that is to answer (struct in_pktinfo,
-// ip(7)), which for a broadcast is not the one that was sent to.
-func localOf(control []byte) (local [16]byte) {
+// localOf returns the address of this machine that control messages name, and whether the datagram was sent to it alone: struct
+// in_pktinfo (ip(7)) tells a broadcast's address from that of the machine.
+func localOf(control []byte) (local [16]byte, one bool) {
 	for len(control) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
 		length := int(h.Len)
 		if length < unix.SizeofCmsghdr || length > len(control) {
-			return local
+			break
 		}
 		data := control[unix.CmsgLen(0):]
 		switch {
 		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_PKTINFO && length >= unix.CmsgLen(unix.SizeofInet4Pktinfo):
-			return mapped((*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0])).Spec_dst)
+			info := (*unix.Inet4Pktinfo)(unsafe.Pointer(&data[0]))
+			return mapped(info.Spec_dst), info.Spec_dst == info.Addr
 		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && length >= unix.CmsgLen(unix.SizeofInet6Pktinfo):
 			local = (*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0])).Addr
 		}
 		next := unix.CmsgSpace(length - unix.CmsgLen(0))
 		if next > len(control) {
-			return local
+			break
 		}
 		control = control[next:]
 	}
-	return local
+	return local, true
 }
 
 // message begins a message of count datagrams of size bytes and vectors parts, and returns its index.

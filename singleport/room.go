@@ -1,0 +1,73 @@
+package singleport
+
+import "time"
+
+// When a server is full, who waits is not only a matter of who came first: whoever holds transfers without using them, and whoever holds
+// most of them, makes room.
+const (
+	// roomTime lies between two looks for room, which cost a step for each transfer.
+	roomTime = 100 * time.Millisecond
+	// stalledTime without an ACK of something new makes a transfer one that others need not wait for.
+	stalledTime = 5 * time.Second
+	// slowTime and slowRate, bytes a second, do the same for one that gets its ACKs now and then. A boot program in lock-step
+	// over the worst of links is ten times as fast.
+	slowTime = 30 * time.Second
+	slowRate = 512
+)
+
+// makeRoom ends proven transfers for the sake of a request from p: all that are idle, else one of a prefix that holds more than half of
+// them. It reports whether there were any.
+func (s *shard) makeRoom(p prefix, now int64) bool {
+	if now-s.lookedForRoom < int64(roomTime) {
+		return false
+	}
+	s.lookedForRoom = now
+	found := false
+	// A majority is what is left when each of its members is set against one of the others (Boyer and Moore).
+	var majority prefix
+	surplus := 0
+	for _, t := range s.peers {
+		switch {
+		case t.proven && t.isIdle(now):
+			s.makeWay(t)
+			found = true
+		case surplus == 0:
+			majority, surplus = prefixOf(t.route.peer.ip), 1
+		case majority == prefixOf(t.route.peer.ip):
+			surplus++
+		default:
+			surplus--
+		}
+	}
+	if found || majority == p {
+		return found
+	}
+	held := 0
+	var longest *Transfer
+	for _, t := range s.peers {
+		if prefixOf(t.route.peer.ip) == majority {
+			held++
+			if t.proven && (longest == nil || t.began < longest.began) {
+				longest = t
+			}
+		}
+	}
+	if longest == nil || 2*held <= len(s.peers) {
+		return false
+	}
+	s.makeWay(longest)
+	return true
+}
+
+// isIdle reports whether the peer of a proven transfer makes next to no use of it.
+func (t *Transfer) isIdle(now int64) bool {
+	age := time.Duration(now - t.began)
+	return now-t.progress >= int64(stalledTime) ||
+		age >= slowTime && t.window.bytesAcked() < int64(age/time.Second)*slowRate
+}
+
+// makeWay ends t silently, and its account at once.
+func (s *shard) makeWay(t *Transfer) {
+	s.drop(t, ErrMadeWay)
+	s.server.admission.end(&t.pass)
+}
