@@ -105,7 +105,7 @@ func (c *core) request(p prefix, now int64, answer int) (*unprovenTransfer, verd
 }
 
 // checkIdle fails the test if a transfer or a hold is left.
-func checkIdle(t *testing.T, a *admission) {
+func checkIdle(t testing.TB, a *admission) {
 	t.Helper()
 	if a.transfers != 0 || a.unproven != 0 {
 		t.Errorf("%d transfers are left, %d of them unproven", a.transfers, a.unproven)

@@ -99,7 +99,7 @@ func (e *engine) abandon() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail(t, ErrRead)
-	s.socket.flush()
+	s.flush()
 	switch what {
 	case deliverRequest:
 		s.release(t)
@@ -215,7 +215,7 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 	opcode := binary.BigEndian.Uint16(b)
 	if opcode == opERROR {
 		s.fail(t, t.readFailure)
-		s.socket.flush()
+		s.flush()
 		if t.answered {
 			s.release(t)
 		}
@@ -235,7 +235,7 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 		t.engineBlock = binary.BigEndian.Uint16(b[2:])
 		s.load(t, b[4:])
 	}
-	s.socket.flush()
+	s.flush()
 	return len(b), nil
 }
 
@@ -259,7 +259,7 @@ func (e *engine) read(_ string, rf io.ReaderFrom) error {
 		return errEnded // so that pin/tftp reports it, in WriteTo, and lets the transfer go
 	}
 	s.fail(t, err) // if it panicked
-	s.socket.flush()
+	s.flush()
 	s.release(t)
 	return nil
 }

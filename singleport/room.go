@@ -13,10 +13,13 @@ const (
 	// over the worst of links is ten times as fast.
 	slowTime = 30 * time.Second
 	slowRate = 512
+	// hoardTime and hoardRate, bytes a second, do the same within a prefix that holds more than half of all transfers.
+	hoardTime = 2 * time.Second
+	hoardRate = 16 << 10
 )
 
-// makeRoom ends proven transfers for the sake of a request from p: all that are idle, else one of a prefix that holds more than half of
-// them. It reports whether there were any.
+// makeRoom ends proven transfers for the sake of a request from p: all that are idle, else, if another prefix holds more than half of
+// all, its longest and what more of its slow ones is over that half. It reports whether there were any.
 func (s *shard) makeRoom(p prefix, now int64) bool {
 	if now-s.lookedForRoom < int64(roomTime) {
 		return false
@@ -52,18 +55,32 @@ func (s *shard) makeRoom(p prefix, now int64) bool {
 			}
 		}
 	}
-	if longest == nil || 2*held <= len(s.peers) {
+	surplus = held - len(s.peers)/2
+	if longest == nil || surplus <= 0 {
 		return false
 	}
 	s.makeWay(longest)
+	for _, t := range s.peers {
+		if surplus == 1 { // that was longest
+			break
+		}
+		if t.proven && prefixOf(t.route.peer.ip) == majority && t.isSlow(now, hoardTime, hoardRate) {
+			s.makeWay(t)
+			surplus--
+		}
+	}
 	return true
 }
 
 // isIdle reports whether the peer of a proven transfer makes next to no use of it.
 func (t *Transfer) isIdle(now int64) bool {
-	age := time.Duration(now - t.began)
-	return now-t.progress >= int64(stalledTime) ||
-		age >= slowTime && t.window.bytesAcked() < int64(age/time.Second)*slowRate
+	return now-t.progress >= int64(stalledTime) || t.isSlow(now, slowTime, slowRate)
+}
+
+// isSlow reports whether a transfer of at least the age had fewer bytes a second than the rate.
+func (t *Transfer) isSlow(now int64, age time.Duration, rate int64) bool {
+	ran := time.Duration(now - t.began)
+	return ran >= age && t.window.bytesAcked() < int64(ran)*rate/int64(time.Second)
 }
 
 // makeWay ends t silently, and its account at once.

@@ -19,6 +19,7 @@ type Server struct {
 	active    atomic.Int64 // transfers
 	reserved  atomic.Int64 // bytes of windows that were granted
 	handler   Handler
+	disk      chan struct{} // has an element for each goroutine that a file may keep waiting
 
 	stopping atomic.Bool
 	left     chan struct{} // has an element when a transfer ended while the server stops
@@ -29,6 +30,10 @@ type Server struct {
 // stuckTime is how long a Shutdown waits for handlers that do not return though their transfers have ended: they read a file
 // from a disk that does not answer.
 const stuckTime = 2 * time.Second
+
+// maxWaiting bounds the handlers and the reads that run at the same time. Each may take a thread while a disk does not answer, and a
+// process that gets no more of them ends.
+const maxWaiting = 64
 
 // Listen binds every address, HOST:PORT in net.Listen's form for "udp" (:PORT is IPv4 and IPv6, port 0 picks one).
 func Listen(addrs []string, cfg Config) (*Server, error) {
@@ -65,6 +70,7 @@ func newServer(sockets []socket, cfg Config) *Server {
 		config:    cfg,
 		admission: newAdmission(cfg.Rate, cfg.MaxTransfers),
 		epoch:     time.Now(),
+		disk:      make(chan struct{}, maxWaiting),
 		left:      make(chan struct{}, 1),
 		abandon:   make(chan struct{}),
 	}
@@ -130,6 +136,8 @@ func (s *Server) Serve(h Handler) error {
 
 // handle calls the Handler and contains its panic.
 func (s *Server) handle(t *Transfer) (err error) {
+	s.disk <- struct{}{}
+	defer func() { <-s.disk }()
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(v)
@@ -196,8 +204,8 @@ const (
 	// segmentMemory, in bytes, is divided among the transfers.
 	segmentMemory = 2 << 20
 	// windowMemory, in bytes, is what windows may hold. A transfer may have a share of what is left.
-	windowMemory = 12 << 20
-	windowShare  = 8
+	windowMemory = 4 << 20
+	windowShare  = 4
 )
 
 // windowBytes returns the bytes that the window of one more transfer may hold.

@@ -21,6 +21,7 @@ type shard struct {
 	seed   maphash.Seed
 
 	mu       sync.Mutex
+	closed   bool
 	peers    map[endpoint]*Transfer // that are not over
 	unproven list                   // answered, the oldest first
 	timers   timers
@@ -29,6 +30,7 @@ type shard struct {
 	scratch  []byte
 
 	lookedForRoom int64 // see makeRoom
+	drained       int64 // when all that had arrived was read
 }
 
 func newShard(server *Server, socket socket) *shard {
@@ -40,19 +42,33 @@ func newShard(server *Server, socket socket) *shard {
 // close ends the shard once its engine has.
 func (s *shard) close() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.closed = true
 	if s.timer != nil {
 		s.timer.Stop()
 	}
+	s.mu.Unlock() // receive may wait for it, and close for that
 	s.socket.close()
+}
+
+// flush sends what is queued.
+func (s *shard) flush() {
+	if !s.closed {
+		s.socket.flush()
+	}
 }
 
 // receive takes what has arrived. A fault of ours in it costs the datagram, not the server.
 func (s *shard) receive(batch []received) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	defer s.socket.flush()
+	if s.closed {
+		return
+	}
+	defer s.flush()
 	now := s.server.now()
+	if len(batch) < fullBatch {
+		s.drained = now
+	}
 	for i := range batch {
 		s.take(&batch[i], now)
 	}
@@ -154,8 +170,9 @@ func (s *shard) admit(r *received, asked *request, now int64) (pass, verdict) {
 	}
 	for {
 		oldest := now
-		if s.unproven.first != nil {
-			oldest = s.unproven.first.began
+		if t := s.unproven.first; t != nil {
+			// An ACK may have arrived and wait to be read: what counts is how long there was surely none.
+			oldest -= max(s.drained-t.offeredAt, 0)
 		}
 		pass, verdict := s.server.admission.admit(p, now, asked.largestAnswer(), oldest)
 		if verdict != makeWay {
@@ -208,13 +225,14 @@ func (s *shard) offer(t *Transfer) {
 		s.server.reserved.Add(t.reserved)
 	}
 	t.setSegmentSize()
+	t.offeredAt = s.server.now()
 	s.unproven.add(t)
 	if oack == nil {
 		s.engine.enqueue(t, deliverTerms)
 		return
 	}
 	t.oack = oack
-	s.repeat(t, s.server.now())
+	s.repeat(t, t.offeredAt)
 }
 
 // load takes the next segment from the engine.
@@ -273,7 +291,7 @@ func (s *shard) advance(t *Transfer, now int64) {
 	}
 	if w.wantsSegment() && t.waiting && t.delivery == deliverNothing {
 		if len(w.tail) > 0 {
-			s.socket.flush() // release moves what was taken from it
+			s.flush() // release moves what was taken from it
 		}
 		w.release()
 		s.engine.enqueue(t, deliverACK)
@@ -314,12 +332,15 @@ func (s *shard) schedule(now int64) {
 func (s *shard) expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
 	s.armed = 0
 	now := s.server.now()
 	for t := s.timers.pop(now); t != nil; t = s.timers.pop(now) {
 		s.elapsed(t, now)
 	}
-	s.socket.flush()
+	s.flush()
 	s.schedule(now)
 }
 
@@ -441,7 +462,7 @@ func (s *shard) endAll() {
 		t.end = ErrStopped
 		s.drop(t, ErrStopped)
 	}
-	s.socket.flush()
+	s.flush()
 }
 
 // forget takes t out of all that can find it but the engine, and lets go of what it held.

@@ -110,7 +110,7 @@ func (r Refusal) String() string {
 type Observer interface {
 	// Refused reports a datagram that got no transfer. name is the file name of an RRQ or a WRQ as the peer sent it, else "".
 	Refused(peer netip.AddrPort, name string, why Refusal)
-	// Panicked reports a panic of the engine that was contained.
+	// Panicked reports a panic, of the engine or a Handler, that was contained.
 	Panicked(value any, stack []byte)
 }
 

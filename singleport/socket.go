@@ -30,11 +30,14 @@ type received struct {
 	data  []byte
 }
 
-// socket carries the datagrams of one shard. Its methods but close are called by one goroutine at a time.
+const fullBatch = 32
+
+// socket carries the datagrams of one shard. send, sendBlocks and flush are called by one goroutine at a time, and not after close.
 type socket interface {
 	addr() *net.UDPAddr
 
-	// serve calls handle with all that has arrived, again and again, until the socket is closed; then it returns net.ErrClosed.
+	// serve calls handle with what has arrived, again and again, until the socket is closed; then it returns net.ErrClosed. Fewer
+	// datagrams than fullBatch mean that no more had arrived.
 	serve(handle func([]received)) error
 
 	// send queues one datagram, which is copied.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"runtime"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -17,11 +18,10 @@ import (
 // net's poller.
 
 const (
-	receiveBatch = 32   // datagrams of one recvmmsg
-	receiveSize  = 1024 // bytes kept of each: an RRQ has at most 512 (RFC 2347)
-	sendBatch    = 32   // datagrams, or windows, of one sendmmsg
-	sendBlocks   = 256  // blocks in them
-	sendSize     = 600  // bytes of a datagram that is no DATA
+	receiveSize = 1024 // bytes kept of a datagram: an RRQ has at most 512 (RFC 2347)
+	sendBatch   = 32   // datagrams, or windows, of one sendmmsg
+	sendBlocks  = 256  // blocks in them
+	sendSize    = 600  // bytes of a datagram that is no DATA
 
 	// segments and segmentBytes bound what UDP_SEGMENT takes: UDP_MAX_SEGMENTS of older kernels, and an IPv4 datagram with some room.
 	segments     = 64
@@ -45,17 +45,17 @@ type kernelSocket struct {
 	conn     *net.UDPConn
 	raw      syscall.RawConn
 	fd       int
-	closed   bool
+	closed   atomic.Bool
 	wildcard bool // an answer must say where it leaves from
 	v6       bool // of the address family: IPv4 peers are IPv6-mapped
 
 	in struct {
-		headers  [receiveBatch]mmsghdr
-		vectors  [receiveBatch]unix.Iovec
-		names    [receiveBatch]unix.RawSockaddrInet6
-		control  [receiveBatch][controlSize]byte
-		data     [receiveBatch][receiveSize]byte
-		received [receiveBatch]received
+		headers  [fullBatch]mmsghdr
+		vectors  [fullBatch]unix.Iovec
+		names    [fullBatch]unix.RawSockaddrInet6
+		control  [fullBatch][controlSize]byte
+		data     [fullBatch][receiveSize]byte
+		received [fullBatch]received
 	}
 
 	// segmentLimit is the largest datagram that is known to be cut by the kernel, bytes; 0 where it cuts none.
@@ -181,9 +181,9 @@ func (s *kernelSocket) link() {
 
 func (s *kernelSocket) addr() *net.UDPAddr { return s.conn.LocalAddr().(*net.UDPAddr) }
 
-// close is called with the same lock as send and flush.
+// close waits until serve is about to return.
 func (s *kernelSocket) close() error {
-	s.closed = true
+	s.closed.Store(true)
 	return s.conn.Close()
 }
 
@@ -194,6 +194,9 @@ func (s *kernelSocket) serve(handle func([]received)) error {
 			if n > 0 {
 				handle(s.in.received[:n])
 			}
+			if s.closed.Load() {
+				return true
+			}
 			if n <= 1 {
 				// A lone client answers later than now. The poller tells of every arrival, of one since the call, too.
 				return false
@@ -201,7 +204,7 @@ func (s *kernelSocket) serve(handle func([]received)) error {
 			runtime.Gosched() // a flood must not keep transfers from their files
 		}
 	})
-	if s.closed {
+	if s.closed.Load() {
 		return net.ErrClosed
 	}
 	return err
@@ -219,7 +222,7 @@ func (s *kernelSocket) receive(fd int) int {
 	var n uintptr
 	for {
 		var errno syscall.Errno
-		n, _, errno = syscall.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&s.in.headers[0])), receiveBatch,
+		n, _, errno = syscall.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&s.in.headers[0])), fullBatch,
 			unix.MSG_DONTWAIT, 0, 0)
 		if errno == 0 {
 			break
@@ -409,9 +412,6 @@ func (s *kernelSocket) vector(base *byte, size int) {
 func (s *kernelSocket) flush() {
 	count := s.out.count
 	s.out.count, s.out.used, s.out.blocks = 0, 0, 0
-	if s.closed {
-		return
-	}
 	for sent := 0; sent < count; {
 		n, errno := s.sendMessages(s.out.headers[sent:count])
 		if errno == 0 {

@@ -47,6 +47,7 @@ type Transfer struct {
 	listed        bool
 	proven        bool
 	provenAt      int64
+	offeredAt     int64
 	oack          []byte // until the peer acknowledged it, else nil
 	datagrams     int    // first answers that were sent to an unproven peer
 	declined      bool   // the peer acknowledges no empty block
@@ -87,12 +88,21 @@ func (t *Transfer) Send(r io.Reader, size int64) error {
 		t.size = -1
 	}
 	s.mu.Unlock()
-	_, err := t.engine.ReadFrom(&watchedReader{r, t})
+	err := t.run(r)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.over {
 		return t.end
 	}
+	return err
+}
+
+// run has the engine carry what r returns. Only while r is read may a file keep this goroutine waiting.
+func (t *Transfer) run(r io.Reader) error {
+	disk := t.shard.server.disk
+	<-disk
+	defer func() { disk <- struct{}{} }()
+	_, err := t.engine.ReadFrom(&watchedReader{r, t})
 	return err
 }
 
@@ -103,6 +113,9 @@ type watchedReader struct {
 }
 
 func (r *watchedReader) Read(p []byte) (int, error) {
+	disk := r.t.shard.server.disk
+	disk <- struct{}{}
+	defer func() { <-disk }()
 	n, err := r.Reader.Read(p)
 	if err != nil && err != io.EOF {
 		r.t.readFailure = err

@@ -1,0 +1,1006 @@
+package singleport
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// model is a client that behaves as real ones were seen to.
+type model struct {
+	name                  string
+	blockSize, windowSize int // what it asks for; 0 leaves the option out
+	tsize                 bool
+	timeout               int // the option, in seconds
+	netascii              bool
+
+	requests []time.Duration // between its RRQs, the last again and again
+	quiet    time.Duration   // without progress until it acknowledges again
+	nags     bool            // acknowledges for every block that is not the next; else once for each window (RFC 7440 section 4)
+	deaf     bool            // ends with its last ACK, as programs do that exit, where RFC 1350 section 6 would have it linger
+	aborts   bool            // answers the OACK with ERROR 8
+	zeroACK  bool            // acknowledges the only block of an empty file as 0
+
+	ring    int           // how many datagrams its network card holds; 0 is as many as arrive
+	service time.Duration // how long it takes to take one out
+}
+
+// tries is how often a client repeats itself in vain before it gives up.
+const tries = 10
+
+// Client timers are no round numbers, so that none goes off in the very moment of one of the server's.
+var models = []model{
+	{name: "tftp-hpa", requests: seconds(5.0007), quiet: 5000700 * time.Microsecond, deaf: true},
+	{name: "RFC 1350", requests: seconds(1.0003), quiet: 1000300 * time.Microsecond},
+	{name: "netascii", netascii: true, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond},
+	{name: "iPXE", blockSize: 1432, tsize: true, requests: seconds(0.2401, 0.5603, 1.0007, 2.1009, 4.0013), quiet: 4001300 * time.Microsecond, deaf: true,
+		zeroACK: true},
+	{name: "GRUB", blockSize: 1024, tsize: true, requests: seconds(0.4003, 0.8007, 1.6009), quiet: 1600900 * time.Microsecond},
+	{name: "curl", blockSize: 512, tsize: true, timeout: 6, requests: seconds(6.0007), quiet: 6000700 * time.Microsecond, deaf: true},
+	{name: "small blocks", blockSize: 8, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond},
+	{name: "odd blocks", blockSize: 1001, timeout: 2, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond, deaf: true},
+	{name: "large blocks", blockSize: 65464, windowSize: 3, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond},
+	{name: "window 2", blockSize: 512, windowSize: 2, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond},
+	{name: "EDK2", blockSize: 1468, windowSize: 4, requests: seconds(4.0007), quiet: 4000700 * time.Microsecond, deaf: true},
+	{name: "atftp", blockSize: 1428, windowSize: 8, tsize: true, requests: seconds(5.0007), quiet: 5000700 * time.Microsecond, nags: true, deaf: true},
+	{name: "window 16", blockSize: 1428, windowSize: 16, tsize: true, timeout: 3, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond, nags: true},
+	{name: "window 32", blockSize: 512, windowSize: 32, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond},
+	{name: "window 64", blockSize: 1468, windowSize: 64, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond, nags: true},
+	{name: "window without blksize", windowSize: 7, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond},
+}
+
+// uBoot loses what a burst brings beyond the eight descriptors of its network card.
+var uBoot = model{name: "U-Boot", blockSize: 1468, windowSize: 64, tsize: true, timeout: 5, requests: seconds(5.0007), quiet: 5000700 * time.Microsecond,
+	deaf: true, ring: 8, service: 30 * time.Microsecond}
+
+func seconds(values ...float64) (durations []time.Duration) {
+	for _, v := range values {
+		durations = append(durations, time.Duration(v*float64(time.Second)))
+	}
+	return durations
+}
+
+// size returns the block size that the model's transfers have, as long as the server grants what is asked.
+func (m *model) size() int {
+	if m.blockSize == 0 {
+		return DefaultBlockSize
+	}
+	return m.blockSize
+}
+
+func (m *model) window() int { return max(m.windowSize, 1) }
+
+func (m *model) request(name string) []byte {
+	var options []string
+	if m.tsize {
+		options = append(options, "tsize", "0")
+	}
+	for _, o := range []struct {
+		name  string
+		value int
+	}{{"blksize", m.blockSize}, {"timeout", m.timeout}, {"windowsize", m.windowSize}} {
+		if o.value != 0 {
+			options = append(options, o.name, strconv.Itoa(o.value))
+		}
+	}
+	mode := "octet"
+	if m.netascii {
+		mode = "netascii"
+	}
+	return requestOf(name, mode, options...)
+}
+
+// errAborted is the end of a transfer that the client broke off.
+var errAborted = errors.New("aborted")
+
+// open opens a port of client n that holds what the model's network card does.
+func (m *model) open(l *link, n int, p uint16) *port {
+	ring := m.ring
+	if ring == 0 {
+		ring = 4*m.window() + 64
+	}
+	return l.client(n, p, ring)
+}
+
+// fetch reads a file through c as the model does.
+func (m *model) fetch(c *port, name string) ([]byte, error) {
+	var (
+		request   = m.request(name)
+		blockSize = DefaultBlockSize
+		window    = 1
+		file      []byte
+		last      int  // the last block in order
+		begun     bool // something came
+		unacked   int  // blocks in order since the last ACK
+		strange   int  // blocks out of order since the last ACK
+		vain      int
+	)
+	acknowledge := func(block int) {
+		c.send(ackOf(block))
+		unacked, strange = 0, 0
+	}
+	c.send(request)
+	timer := time.NewTimer(m.requests[0])
+	defer timer.Stop()
+	for {
+		var data []byte
+		select {
+		case data = <-c.arrived:
+			time.Sleep(m.service)
+		case <-timer.C:
+			vain++
+			if vain == tries {
+				return nil, errGaveUp
+			}
+			if !begun {
+				c.send(request)
+				timer.Reset(m.requests[min(vain, len(m.requests)-1)])
+				continue
+			}
+			acknowledge(last)
+			timer.Reset(m.quiet)
+			continue
+		}
+		if len(data) < 4 {
+			return nil, fmt.Errorf("received %q", data)
+		}
+		progress := false
+		switch binary.BigEndian.Uint16(data) {
+		case wireERROR:
+			message, _, _ := bytes.Cut(data[4:], []byte{0})
+			return nil, &PeerError{Code: binary.BigEndian.Uint16(data[2:]), Message: string(message)}
+		case wireOACK:
+			if last > 0 {
+				break
+			}
+			if m.aborts {
+				c.send(errorOf(8, "User aborted the transfer"))
+				return nil, errAborted
+			}
+			var err error
+			if blockSize, window, err = m.accept(parseOACK(data), len(c.link.files[name])); err != nil {
+				return nil, err
+			}
+			progress, begun = !begun, true
+			acknowledge(0)
+		case wireDATA:
+			begun = true
+			if number := binary.BigEndian.Uint16(data[2:]); number != uint16(last+1) {
+				if strange++; m.nags || strange == 1 || strange > window {
+					said := strange
+					acknowledge(last)
+					strange = min(said, window)
+				}
+				break
+			}
+			progress = true
+			last++
+			unacked++
+			file = append(file, data[4:]...)
+			if len(data)-4 < blockSize {
+				if m.zeroACK && len(file) == 0 {
+					last = 0
+				}
+				acknowledge(last)
+				m.linger(c, last)
+				return file, nil
+			}
+			if unacked >= window {
+				acknowledge(last)
+			}
+		}
+		if progress {
+			vain = 0
+			timer.Reset(m.quiet)
+		}
+	}
+}
+
+// accept checks the options that the server granted.
+func (m *model) accept(options map[string]string, size int) (blockSize, window int, err error) {
+	blockSize, window = DefaultBlockSize, 1
+	for name, value := range options {
+		n, err := strconv.Atoi(value)
+		switch {
+		case name == "blksize" && n >= MinBlockSize && n <= m.blockSize:
+			blockSize = n
+		case name == "windowsize" && n >= 1 && n <= m.windowSize:
+			window = n
+		case name == "timeout" && n == m.timeout:
+		case name == "tsize" && m.tsize && n == size && size > 0:
+		default:
+			err = fmt.Errorf("option %s=%s in the OACK", name, value)
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+	}
+	return blockSize, window, nil
+}
+
+// linger acknowledges the last block again for a while, in case that the ACK was lost.
+func (m *model) linger(c *port, last int) {
+	for !m.deaf {
+		data := c.expect(10 * time.Second)
+		if data == nil {
+			return
+		}
+		if data[1] == wireDATA {
+			c.send(ackOf(last))
+		}
+	}
+}
+
+// fetchAll fetches a file, each time from a new port, until one try has it whole, as firmware does. It returns the number of tries.
+func (m *model) fetchAll(n *network, client int, name string, most int) int {
+	n.t.Helper()
+	for try := 1; ; try++ {
+		c := m.open(n.link, client, uint16(1024+try))
+		got, err := m.fetch(c, name)
+		c.close()
+		want := n.files[name]
+		if m.netascii {
+			want = toNetASCII(want)
+		}
+		switch {
+		case err == nil && bytes.Equal(got, want):
+			return try
+		case err == nil:
+			n.t.Errorf("%s: %s: %d wrong bytes", m.name, name, len(got))
+			return try
+		case try == most || err != errGaveUp:
+			n.t.Errorf("%s: %s: %v in try %d", m.name, name, err, try)
+			return try
+		}
+	}
+}
+
+// checkResults compares what the server says of its transfers with what was seen on the link. The last ACK may be lost.
+func (n *network) checkResults(m *model) {
+	n.t.Helper()
+	n.resultsMu.Lock()
+	defer n.resultsMu.Unlock()
+	for _, r := range n.results {
+		w := r.watch
+		switch {
+		case r.err == nil:
+			if r.stats.Bytes != int64(len(w.content)) || r.stats.BlockSize != w.blockSize || r.stats.WindowSize != w.windowSize {
+				n.t.Errorf("%s: %s: sent, %+v", m.name, r.name, r.stats)
+			}
+		case !errors.Is(r.err, ErrTimedOut) && !errors.Is(r.err, ErrReplaced):
+			n.t.Errorf("%s: %s: %v", m.name, r.name, r.err)
+		}
+	}
+}
+
+// edges returns the sizes at which blocks, windows and segments begin and end. A segment is as many blocks as 64 KiB hold at most.
+func edges(block, window, most int) map[string][]byte {
+	files := map[string][]byte{}
+	units := []int{0, block, window * block, 2 * window * block, 5 * window * block, 65464 / block * block, 65536 / block * block, 16384 / block * block}
+	for _, unit := range units {
+		for _, size := range []int{unit - 1, unit, unit + 1, unit - block, unit + block, unit + window*block} {
+			if size >= 0 && size <= most {
+				files[strconv.Itoa(size)] = content(size)
+			}
+		}
+	}
+	return files
+}
+
+// Every kind of client has every file whole, over every kind of link.
+func TestEveryClientOverEveryLink(t *testing.T) {
+	const us, ms = time.Microsecond, time.Millisecond
+	for _, c := range []struct {
+		name  string
+		path  path
+		batch int
+		most  int           // bytes of the largest file, in blocks
+		tries int           // that a client may need
+		limit time.Duration // of model time, for one block on the average
+	}{
+		{"perfect", path{delay: 50 * us}, 1, 1 << 20, 1, 2 * ms},
+		{"in batches", path{delay: 50 * us}, 16, 1 << 20, 1, 2 * ms},
+		{"100 Mbit/s", path{delay: 50 * us, byteTime: 80}, 1, 1 << 20, 1, 50 * ms},
+		{"300 ms", path{delay: 150 * ms}, 1, 100, 1, 700 * ms},
+		{"1 % lost", path{loss: 0.01, delay: 10 * ms}, 1, 300, 1, 300 * ms},
+		{"5 % lost", path{loss: 0.05, delay: 2 * ms}, 4, 200, 1, 500 * ms},
+		{"10 % lost", path{loss: 0.1, delay: 20 * ms}, 1, 100, 2, time.Second},
+		{"30 % lost", path{loss: 0.3, delay: 1 * ms}, 1, 20, 20, 15 * time.Second},
+		{"30 % twice", path{duplicate: 0.3, delay: 1 * ms}, 8, 200, 1, 50 * ms},
+		{"30 % late", path{reorder: 0.3, delay: 1 * ms}, 8, 100, 1, time.Second},
+		{"all of it", path{loss: 0.05, duplicate: 0.1, reorder: 0.1, delay: 5 * ms}, 8, 60, 3, 4 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for i := range models {
+				m := &models[i]
+				files := edges(m.size(), m.window(), min(200_000, c.most*m.size()))
+				inNetwork(t, files, generous, uint64(i), func(t *testing.T, n *network) {
+					n.both(c.path)
+					n.batch = c.batch
+					blocks := 0
+					client := 0
+					var mu sync.Mutex
+					var spent time.Duration
+					var fetching sync.WaitGroup
+					for name, data := range files {
+						client++
+						mine := client
+						blocks += len(data)/m.size() + 1
+						fetching.Go(func() {
+							began := time.Now()
+							m.fetchAll(n, mine, name, c.tries)
+							mu.Lock()
+							spent += time.Since(began)
+							mu.Unlock()
+						})
+					}
+					fetching.Wait()
+					if !m.deaf {
+						spent -= time.Duration(len(files)) * 10 * time.Second // lingering
+					}
+					if testing.Verbose() {
+						t.Logf("%s: %s: %d files, %d blocks, %v a block", c.name, m.name, len(files), blocks, spent/time.Duration(blocks))
+					}
+					if spent > time.Duration(blocks)*c.limit {
+						t.Errorf("%s: %s: %d files of %d blocks took %v", c.name, m.name, len(files), blocks, spent)
+					}
+					n.stop(10 * time.Minute)
+					n.checkResults(m)
+				})
+			}
+		})
+	}
+}
+
+// Block numbers go on with 0 after 65535, in the middle of a window and of a segment, with and without losses.
+func TestBlockNumbersWrap(t *testing.T) {
+	files := map[string][]byte{"a": content(65536*8 + 8*100 + 3), "b": content(65535 * 8), "c": content(65536 * 8)}
+	for _, window := range []int{1, 3, 64, 1000} {
+		m := model{name: fmt.Sprint("window ", window), blockSize: 8, windowSize: window, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond, deaf: true}
+		for _, p := range []path{{delay: 50 * time.Microsecond}, {delay: time.Millisecond, loss: 0.0005}} {
+			inNetwork(t, files, generous, 2, func(t *testing.T, n *network) {
+				n.both(p)
+				began := time.Now()
+				for _, name := range []string{"a", "b", "c"} {
+					if p.loss == 0 || name == "a" {
+						m.fetchAll(n, 1+len(name), name, 1)
+					}
+				}
+				if spent := time.Since(began); spent > 10*time.Minute {
+					t.Errorf("%s: %v", m.name, spent)
+				}
+				n.stop(time.Minute)
+				n.checkResults(&m)
+			})
+		}
+	}
+}
+
+// What belongs to no transfer is answered with silence, and counted as what it is.
+func TestStrayDatagrams(t *testing.T) {
+	inNetwork(t, nil, generous, 22, func(t *testing.T, n *network) {
+		p := n.client(1, 2000, 64)
+		for _, c := range []struct {
+			data string
+			why  Refusal
+		}{
+			{string(ackOf(0)), RefusedStray},
+			{string(ackOf(1)), RefusedStray}, // tftp-hpa's answer to an ERROR
+			{"\x00\x03\x00\x01data", RefusedStray},
+			{"\x00\x06blksize\x00512\x00", RefusedStray},
+			{string(errorOf(0, "stop")), RefusedStray},
+			{"", RefusedMalformed},
+			{"\x00", RefusedMalformed},
+			{"\x00\x04\x00", RefusedMalformed},
+			{"\x00\x00\x00\x00", RefusedMalformed},
+			{"\x00\x07\x00\x00", RefusedMalformed},
+			{"\xff\xff\xff\xff", RefusedMalformed},
+			{"\x00\x01", RefusedMalformed},
+			{"\x00\x01name", RefusedMalformed},
+			{"\x00\x01name\x00octet", RefusedMalformed},
+			{"\x00\x02name\x00octet", RefusedMalformed},
+			{string(bytes.Repeat([]byte{0xff}, 65_507)), RefusedMalformed},
+		} {
+			before := n.observer.refusals(c.why)
+			p.send([]byte(c.data))
+			if got := p.expect(time.Minute); got != nil {
+				t.Errorf("%.40q is answered %q", c.data, got)
+			}
+			if n.observer.refusals(c.why) != before+1 {
+				t.Errorf("%.40q is not counted as %v", c.data, c.why)
+			}
+		}
+	})
+}
+
+// Many clients of all kinds at once.
+func TestManyClientsAtOnce(t *testing.T) {
+	files := map[string][]byte{"a": content(150_000), "b": content(70_274), "c": nil}
+	inNetwork(t, files, generous, 3, func(t *testing.T, n *network) {
+		n.both(path{loss: 0.02, duplicate: 0.01, reorder: 0.01, delay: 3 * time.Millisecond})
+		n.batch = 32
+		var fetching sync.WaitGroup
+		for client := range 160 {
+			m := &models[client%len(models)]
+			if m.blockSize == 8 {
+				continue
+			}
+			fetching.Go(func() { m.fetchAll(n, client, []string{"a", "b", "c"}[client/16%3], 2) })
+		}
+		fetching.Wait()
+	})
+}
+
+// A receiver whose network card loses what a burst brings beyond eight blocks has its file soon, because the server does not
+// go on sending bursts. Each loss of a window's end costs a timer.
+func TestPacingForSmallRing(t *testing.T) {
+	files := map[string][]byte{"a": content(1 << 20)}
+	for _, window := range []int{16, 32, 64, 1000} {
+		for _, gap := range []bool{false, true} {
+			inNetwork(t, files, generous, 4, func(t *testing.T, n *network) {
+				m := uBoot
+				m.windowSize, m.nags = window, gap
+				n.both(path{delay: 100 * time.Microsecond, byteTime: 8})
+				began := time.Now()
+				m.fetchAll(n, 1, "a", 1)
+				spent := time.Since(began)
+				t.Logf("window %d, acknowledges each strange block: %v: %v, %d datagrams", window, gap, spent, n.counts[1].datagrams)
+				if spent > 3*time.Second {
+					t.Errorf("window %d: 1 MiB took %v", window, spent)
+				}
+			})
+		}
+	}
+}
+
+// EDK2 asks for the size first, breaks off, and reads from the next port.
+func TestAbortThenNextPort(t *testing.T) {
+	files := map[string][]byte{"a": content(100_000)}
+	inNetwork(t, files, generous, 5, func(t *testing.T, n *network) {
+		ask := model{blockSize: 1468, windowSize: 4, tsize: true, requests: seconds(4), quiet: 4 * time.Second, aborts: true}
+		read := model{name: "EDK2", blockSize: 1468, windowSize: 4, requests: seconds(4), quiet: 4 * time.Second, deaf: true}
+		for i := range 100 {
+			first := ask.open(n.link, i, 2000)
+			if _, err := ask.fetch(first, "a"); err != errAborted {
+				t.Fatalf("%v", err)
+			}
+			second := read.open(n.link, i, 2001)
+			if got, err := read.fetch(second, "a"); err != nil || !bytes.Equal(got, files["a"]) {
+				t.Fatalf("%d bytes, %v", len(got), err)
+			}
+			if data := first.expect(time.Minute); data != nil {
+				t.Fatalf("%q after an ERROR", data)
+			}
+			if results := n.ended(first.endpoint); len(results) != 1 || !isPeerError(results[0].err, 8, "User aborted the transfer") {
+				t.Fatalf("%+v", results)
+			}
+		}
+	})
+}
+
+func isPeerError(err error, code uint16, message string) bool {
+	peer, ok := errors.AsType[*PeerError](err)
+	return ok && peer.Code == code && peer.Message == message
+}
+
+// Whichever datagram is lost, the transfer is repaired without the client's timer, and soon.
+func TestOneDatagramLost(t *testing.T) {
+	const rtt = 2 * time.Millisecond
+	for _, m := range []model{
+		{name: "no options"},
+		{name: "lock-step", blockSize: 1428, tsize: true},
+		{name: "window 4", blockSize: 1428, windowSize: 4},
+		{name: "window 4 that nags", blockSize: 1428, windowSize: 4, nags: true},
+		{name: "window 16", blockSize: 512, windowSize: 16},
+	} {
+		m.requests, m.quiet = seconds(60), time.Minute
+		files := map[string][]byte{"a": content(m.size() * 33)}
+		var counts [2]traffic
+		fetch := func(lose func(toServer bool, n int, data []byte) bool) (spent time.Duration, repeats int) {
+			inNetwork(t, files, generous, 6, func(t *testing.T, n *network) {
+				n.both(path{delay: rtt / 2})
+				n.lose = lose
+				began := time.Now()
+				m.fetchAll(n, 1, "a", 1)
+				spent = time.Since(began) - 10*time.Second
+				n.stop(time.Minute)
+				counts = n.counts
+				r := n.results[0]
+				if len(n.results) != 1 || r.err != nil {
+					t.Errorf("%s: %+v", m.name, n.results)
+				}
+				repeats = r.watch.repeats
+				if r.stats.Retransmits != repeats {
+					t.Errorf("%s: %d repeats are reported, %d were sent", m.name, r.stats.Retransmits, repeats)
+				}
+			})
+			return spent, repeats
+		}
+		base, repeats := fetch(func(bool, int, []byte) bool { return false })
+		if repeats != 0 {
+			t.Errorf("%s: %d repeats without a loss", m.name, repeats)
+		}
+		sent := counts
+		for direction, toServer := range []bool{true, false} {
+			for k := range sent[direction].datagrams {
+				if toServer && k == 0 {
+					continue // the RRQ is the client's to repeat
+				}
+				what := ""
+				spent, _ := fetch(func(to bool, n int, data []byte) bool {
+					if to == toServer && n == k {
+						what = fmt.Sprintf("%q", data[:4])
+						return true
+					}
+					return false
+				})
+				late := spent - base
+				if testing.Verbose() {
+					t.Logf("%s: datagram %d (%s, to the server: %v) lost: %v later", m.name, k, what, toServer, late)
+				}
+				most := 2*minTimeout + 50*time.Millisecond
+				if k == 0 || toServer && k == 1 {
+					most += firstTimeout // no round trip is known
+				}
+				if late > most {
+					t.Errorf("%s: datagram %d (%s, to the server: %v) lost: %v later", m.name, k, what, toServer, late)
+				}
+			}
+		}
+	}
+}
+
+// A block that is lost inside of a window is repeated when the partial ACK shows it: no timer passes.
+func TestLostBlockOfWindowIsResentAtOnce(t *testing.T) {
+	const rtt, window, blocks = 10 * time.Millisecond, 8, 40
+	for _, nags := range []bool{false, true} {
+		for lost := 1; lost <= blocks; lost++ {
+			if lost%window == 0 {
+				continue // nothing behind it in its window shows the loss
+			}
+			m := model{name: "window 8", blockSize: 512, windowSize: window, requests: seconds(60), quiet: time.Minute, nags: nags, deaf: true}
+			files := map[string][]byte{"a": content(blocks*512 + 100)}
+			inNetwork(t, files, generous, 7, func(t *testing.T, n *network) {
+				n.both(path{delay: rtt / 2})
+				dropped := false
+				n.lose = func(toServer bool, _ int, data []byte) bool {
+					if toServer || dropped || !bytes.HasPrefix(data, binary.BigEndian.AppendUint16([]byte{0, wireDATA}, uint16(lost))) {
+						return false
+					}
+					dropped = true
+					return true
+				}
+				began := time.Now()
+				m.fetchAll(n, 1, "a", 1)
+				most := 8*rtt + rtt/2 // RRQ, 6 windows, and one more for the loss
+				if lost%window == 1 {
+					// What shows this loss is no partial ACK but a duplicate one. The timer may have to repair it.
+					most += minTimeout
+				}
+				if spent := time.Since(began); spent > most {
+					t.Errorf("nags %v, block %d lost: %v, %v without a loss", nags, lost, spent, 7*rtt+rtt/2)
+				}
+			})
+		}
+	}
+}
+
+// tftp-hpa and lpxelinux use one port for all their files: the next RRQ follows the last ACK at once.
+func TestBackToBackFromOnePort(t *testing.T) {
+	files := map[string][]byte{"a": content(1500), "b": content(512), "c": nil}
+	for _, p := range []path{{}, {delay: 100 * time.Microsecond}} {
+		for _, batch := range []int{1, 8} {
+			inNetwork(t, files, generous, 8, func(t *testing.T, n *network) {
+				n.both(p)
+				n.batch = batch
+				m := model{name: "one port", requests: seconds(5), quiet: 5 * time.Second, deaf: true}
+				c := m.open(n.link, 1, 49153)
+				began := time.Now()
+				for i := range 1000 {
+					name := []string{"a", "b", "c"}[i%3]
+					if got, err := m.fetch(c, name); err != nil || !bytes.Equal(got, files[name]) {
+						t.Fatalf("transfer %d: %d bytes, %v", i, len(got), err)
+					}
+				}
+				spent := time.Since(began)
+				if most := 1000 * 5 * 2 * p.delay; spent > most {
+					t.Errorf("1,000 transfers from one port took %v, want at most %v", spent, most)
+				}
+				synctest.Wait()
+				for i, r := range n.ended(c.endpoint) {
+					if r.err != nil {
+						t.Errorf("transfer %d: %v", i, r.err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// firsts are requests and the first answer to each.
+var firsts = []struct {
+	request []byte
+	answer  string
+}{
+	{requestOf("a", "octet"), "\x00\x03\x00\x01" + string(content(2000)[:512])},
+	{requestOf("a", "octet", "blksize", "1000", "tsize", "0"), "\x00\x06blksize\x001000\x00tsize\x002000\x00"},
+}
+
+// The same RRQ before the first ACK gets the first answer again, and no second transfer. It is no reason to send more than
+// a silent peer is sent.
+func TestSameRequestAgain(t *testing.T) {
+	files := map[string][]byte{"a": content(2000)}
+	for _, first := range firsts {
+		inNetwork(t, files, generous, 9, func(t *testing.T, n *network) {
+			c := n.client(1, 2000, 64)
+			for i := range 3 {
+				c.send(first.request)
+				if got := c.expect(10 * time.Millisecond); string(got) != first.answer {
+					t.Fatalf("RRQ %d is answered %.40q", i+1, got)
+				}
+			}
+			for range 10 {
+				c.send(first.request)
+			}
+			if got := c.expect(0); got != nil {
+				t.Errorf("a fourth datagram without an ACK: %.40q", got)
+			}
+			if active := n.server.Active(); active != 1 {
+				t.Errorf("%d transfers", active)
+			}
+			time.Sleep(time.Minute)
+			results := n.ended(c.endpoint)
+			if len(results) != 1 || !errors.Is(results[0].err, ErrTimedOut) {
+				t.Errorf("%+v", results)
+			}
+		})
+	}
+}
+
+// Another RRQ, from a client that began anew, replaces the transfer: proven or not, nothing more of the old one is sent.
+func TestAnotherRequestReplaces(t *testing.T) {
+	files := map[string][]byte{"a": content(2000), "b": content(100)}
+	for _, proven := range []bool{false, true} {
+		for _, again := range []string{"a", "b"} { // proven, the same request is another one too
+			if again == "a" && !proven {
+				continue
+			}
+			inNetwork(t, files, generous, 10, func(t *testing.T, n *network) {
+				n.both(path{delay: time.Millisecond})
+				c := n.client(1, 2000, 64)
+				c.send(requestOf("a", "octet"))
+				c.expect(time.Second)
+				if proven {
+					c.send(ackOf(1))
+					if got := c.expect(time.Second); !bytes.HasPrefix(got, []byte("\x00\x03\x00\x02")) {
+						t.Fatalf("%.40q", got)
+					}
+				}
+				time.Sleep(20 * time.Millisecond) // a same request that follows at once was delayed by the network
+				for len(c.arrived) > 0 {
+					<-c.arrived
+				}
+				c.send(requestOf(again, "octet"))
+				if got := c.expect(10 * time.Millisecond); !bytes.HasPrefix(got, []byte("\x00\x03\x00\x01")) || !bytes.HasPrefix(files[again], got[4:]) {
+					t.Fatalf("the new request is answered %.40q", got)
+				}
+				if active := n.server.Active(); active != 1 {
+					t.Errorf("%d transfers", active)
+				}
+				results := n.ended(c.endpoint)
+				if len(results) != 1 || !errors.Is(results[0].err, ErrReplaced) {
+					t.Errorf("%+v", results)
+				}
+				if again == "b" {
+					c.send(ackOf(1))
+					if got := c.expect(time.Minute); got != nil {
+						t.Errorf("%.40q after the end", got)
+					}
+				}
+			})
+		}
+	}
+}
+
+// An ERROR of the peer ends the transfer without a word, whenever it comes.
+func TestPeerErrorEndsSilently(t *testing.T) {
+	files := map[string][]byte{"a": content(2000)}
+	for _, c := range []struct {
+		what    string
+		acks    int // how many it sends before
+		options []string
+		message string
+		data    []byte
+	}{
+		{"at the first DATA", 0, nil, "stop", errorOf(0, "stop")},
+		{"at the OACK", 0, []string{"blksize", "1000"}, "stop", errorOf(8, "stop")},
+		{"in the middle", 2, nil, "disk full", errorOf(3, "disk full")},
+		{"without a terminator", 1, nil, "half", []byte("\x00\x05\x00\x00half")},
+		{"without a text", 1, nil, "", []byte("\x00\x05\x00\x00")},
+		{"very long", 1, nil, string(bytes.Repeat([]byte("x"), 128)), errorOf(0, string(bytes.Repeat([]byte("x"), 60_000)))},
+		{"unprintable", 1, nil, "\x1b[2J", errorOf(0, "\x1b[2J")},
+	} {
+		inNetwork(t, files, generous, 11, func(t *testing.T, n *network) {
+			p := n.client(1, 2000, 64)
+			p.send(requestOf("a", "octet", c.options...))
+			p.expect(time.Second)
+			for i := range c.acks {
+				p.send(ackOf(i + 1))
+				p.expect(time.Second)
+			}
+			p.send(c.data)
+			if got := p.expect(time.Minute); got != nil {
+				t.Errorf("%s: %.40q after an ERROR", c.what, got)
+			}
+			results := n.ended(p.endpoint)
+			code := binary.BigEndian.Uint16(c.data[2:])
+			if len(results) != 1 || !isPeerError(results[0].err, code, c.message) {
+				t.Errorf("%s: %+v", c.what, results)
+			}
+			if active := n.server.Active(); active != 0 {
+				t.Errorf("%s: %d transfers", c.what, active)
+			}
+		})
+	}
+}
+
+// arrivals collects what arrives at c until nothing did for a minute, and when.
+func (c *port) arrivals() (data [][]byte, after []time.Duration) {
+	began := time.Now()
+	for {
+		d := c.expect(time.Minute)
+		if d == nil {
+			return data, after
+		}
+		data = append(data, d)
+		after = append(after, time.Since(began))
+	}
+}
+
+// A peer that never acknowledges draws three datagrams, the second after 1 s or what it asked for, and no ERROR.
+func TestSilentPeer(t *testing.T) {
+	files := map[string][]byte{"a": content(2000)}
+	for _, c := range []struct {
+		options []string
+		first   time.Duration
+	}{
+		{nil, time.Second},
+		{[]string{"blksize", "1000"}, time.Second},
+		{[]string{"timeout", "1"}, time.Second},
+		{[]string{"timeout", "3", "windowsize", "16"}, 3 * time.Second},
+	} {
+		inNetwork(t, files, generous, 12, func(t *testing.T, n *network) {
+			p := n.client(1, 2000, 64)
+			p.send(requestOf("a", "octet", c.options...))
+			data, after := p.arrivals()
+			if len(data) != 3 || after[1] < c.first*9/10 || after[1] > c.first*11/10 {
+				t.Errorf("%q: %d datagrams after %v", c.options, len(data), after)
+			}
+			results := n.ended(p.endpoint)
+			if len(results) != 1 || !errors.Is(results[0].err, ErrTimedOut) || results[0].stats.Duration > 30*time.Second {
+				t.Errorf("%q: %+v", c.options, results)
+			}
+			if active := n.server.Active(); active != 0 {
+				t.Errorf("%q: %d transfers", c.options, active)
+			}
+		})
+	}
+}
+
+// A peer that acknowledged and then falls silent is given a bounded number of tries, which grow apart, within 30 s.
+func TestPeerFallsSilent(t *testing.T) {
+	files := map[string][]byte{"a": content(100_000)}
+	for _, options := range [][]string{nil, {"blksize", "1000"}, {"windowsize", "16"}, {"timeout", "255"}, {"timeout", "1"}} {
+		inNetwork(t, files, generous, 13, func(t *testing.T, n *network) {
+			n.both(path{delay: time.Millisecond})
+			p := n.client(1, 2000, 256)
+			p.send(requestOf("a", "octet", options...))
+			first := p.expect(time.Second)
+			if first[1] == wireOACK {
+				p.send(ackOf(0))
+			} else {
+				p.send(ackOf(1))
+			}
+			data, after := p.arrivals()
+			window := 1
+			if len(options) > 0 && options[0] == "windowsize" {
+				window = 16
+			}
+			if rounds := len(data) / window; rounds < 6 || rounds > 1+maxTries {
+				t.Errorf("%q: %d datagrams at %v", options, len(data), after)
+			}
+			for _, d := range data {
+				if d[1] != wireDATA {
+					t.Errorf("%q: %q", options, d)
+				}
+			}
+			results := n.ended(p.endpoint)
+			if len(results) != 1 || !errors.Is(results[0].err, ErrTimedOut) || results[0].stats.Duration > progressTime+time.Second {
+				t.Errorf("%q: %+v", options, results)
+			}
+		})
+	}
+}
+
+// The timeout option bounds the time between repeats from above.
+func TestTimeoutOptionIsUpperBound(t *testing.T) {
+	files := map[string][]byte{"a": content(100_000)}
+	for _, seconds := range []int{1, 2, 5} {
+		inNetwork(t, files, generous, 14, func(t *testing.T, n *network) {
+			n.both(path{delay: time.Millisecond})
+			p := n.client(1, 2000, 64)
+			p.send(requestOf("a", "octet", "timeout", strconv.Itoa(seconds)))
+			if got := p.expect(time.Second); string(got) != fmt.Sprintf("\x00\x06timeout\x00%d\x00", seconds) {
+				t.Fatalf("%q", got)
+			}
+			p.send(ackOf(0))
+			for block := 1; block <= 20; block++ { // so that the round trip is known
+				p.expect(time.Second)
+				p.send(ackOf(block))
+			}
+			data, after := p.arrivals()
+			bound := time.Duration(seconds) * time.Second
+			for i := 1; i < len(data); i++ {
+				if data[i][1] == wireDATA && after[i]-after[i-1] > bound+bound/10 {
+					t.Errorf("timeout %d: %v between repeats", seconds, after[i]-after[i-1])
+				}
+			}
+			if len(data) < 4 {
+				t.Errorf("timeout %d: %d datagrams", seconds, len(data))
+			}
+		})
+	}
+}
+
+// Nothing that is no progress keeps a transfer alive: duplicate ACKs, old and future ones, other packets, the same RRQ.
+func TestNothingExtends(t *testing.T) {
+	files := map[string][]byte{"a": content(100_000)}
+	request := requestOf("a", "octet")
+	for _, proven := range []bool{false, true} {
+		for _, c := range []struct {
+			what string
+			data []byte
+		}{
+			{"a duplicate ACK", ackOf(2)},
+			{"an old ACK", ackOf(1)},
+			{"ACK 0", ackOf(0)},
+			{"an ACK of what was not sent", ackOf(100)},
+			{"DATA", []byte("\x00\x03\x00\x01x")},
+			{"an OACK", []byte("\x00\x06blksize\x001000\x00")},
+			{"half an ACK", []byte("\x00\x04\x00")},
+			{"one byte", []byte("\x00")},
+			{"nothing", nil},
+			{"a half RRQ", []byte("\x00\x01a")},
+			{"the same RRQ", request},
+			{"a WRQ", []byte("\x00\x02a\x00octet\x00")},
+		} {
+			if proven && c.data != nil && bytes.Equal(c.data, request) {
+				continue // a client that began anew
+			}
+			if !proven && c.what == "an old ACK" {
+				continue // it is none then
+			}
+			inNetwork(t, files, generous, 15, func(t *testing.T, n *network) {
+				p := n.client(1, 2000, 2000)
+				p.send(request)
+				p.expect(time.Second)
+				if proven {
+					for block := 1; block <= 2; block++ {
+						p.send(ackOf(block))
+						p.expect(time.Second)
+					}
+				}
+				began := time.Now()
+				for time.Since(began) < 2*progressTime && n.server.Active() > 0 {
+					p.send(c.data)
+					time.Sleep(101 * time.Millisecond)
+				}
+				if spent := time.Since(began); spent > progressTime+time.Second {
+					t.Errorf("proven %v: %s kept a transfer alive for %v", proven, c.what, spent)
+				}
+				if c.what == "a WRQ" {
+					return // refused each time
+				}
+				synctest.Wait()
+				if results := n.ended(p.endpoint); len(results) != 1 || !errors.Is(results[0].err, ErrTimedOut) {
+					t.Errorf("proven %v: %s: %+v", proven, c.what, results)
+				}
+				if sent := len(p.arrived); !proven && sent > 2 || sent > 30 {
+					t.Errorf("proven %v: %s drew %d datagrams", proven, c.what, sent)
+				}
+			})
+		}
+	}
+}
+
+// Trickled progress is progress, but a transfer that acknowledges one block in 29 s ends with its file, not with the server.
+func TestSlowPeerIsServed(t *testing.T) {
+	files := map[string][]byte{"a": content(1200)}
+	inNetwork(t, files, generous, 16, func(t *testing.T, n *network) {
+		p := n.client(1, 2000, 2000)
+		p.send(requestOf("a", "octet"))
+		p.expect(time.Second)
+		p.send(ackOf(1))
+		for block := 2; block <= 3; block++ {
+			time.Sleep(10 * time.Second)
+			p.send(ackOf(block))
+		}
+		time.Sleep(time.Millisecond)
+		if results := n.ended(p.endpoint); len(results) != 1 || results[0].err != nil {
+			t.Errorf("%+v", results)
+		}
+	})
+}
+
+// A stop lets running transfers finish, refuses new ones, and ends at its deadline what does not end.
+func TestShutdown(t *testing.T) {
+	files := map[string][]byte{"a": content(5000)}
+	stopping := "\x00\x05\x00\x00Server stopping\x00"
+	inNetwork(t, files, generous, 17, func(t *testing.T, n *network) {
+		n.both(path{delay: time.Millisecond})
+		good, stuck, silent, late := n.client(1, 2000, 64), n.client(2, 2000, 64), n.client(3, 2000, 64), n.client(4, 2000, 64)
+		for _, p := range []*port{good, stuck, silent} {
+			p.send(requestOf("a", "octet"))
+			p.expect(time.Second)
+		}
+		stuck.send(ackOf(1))
+		stuck.expect(time.Second)
+
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		began := time.Now()
+		done := make(chan error, 1)
+		go func() { done <- n.server.Shutdown(ctx) }()
+		synctest.Wait()
+		for range 2 {
+			late.send(requestOf("a", "octet"))
+			if got := late.expect(time.Second); string(got) != stopping {
+				t.Errorf("a new request is answered %.40q", got)
+			}
+		}
+		for block := 1; block <= 10; block++ {
+			good.send(ackOf(block))
+			if got := good.expect(time.Second); block < 10 && (len(got) < 4 || got[1] != wireDATA || int(got[3]) != block+1) {
+				t.Errorf("DATA %d while it stops: %.40q", block+1, got)
+			}
+		}
+		if results := n.ended(good.endpoint); len(results) != 1 || results[0].err != nil {
+			t.Errorf("a running transfer: %+v", results)
+		}
+		<-done
+		if spent := time.Since(began); spent < 4*time.Second || spent > 6*time.Second {
+			t.Errorf("the stop took %v", spent)
+		}
+		for _, p := range []*port{stuck, silent} {
+			if results := n.ended(p.endpoint); len(results) != 1 || !errors.Is(results[0].err, ErrStopped) {
+				t.Errorf("a transfer that does not end: %+v", results)
+			}
+		}
+		// The ERROR is on its way; the silent peer has not acknowledged anything, and three datagrams are all it gets.
+		time.Sleep(time.Second)
+		var last []byte
+		for len(stuck.arrived) > 0 {
+			last = <-stuck.arrived
+		}
+		if string(last) != stopping {
+			t.Errorf("the last that a stuck transfer got is %.40q", last)
+		}
+	})
+
+	// Without transfers it takes no time, before Serve as well as after it, and twice.
+	inNetwork(t, files, generous, 18, func(t *testing.T, n *network) {
+		began := time.Now()
+		n.stop(time.Hour)
+		if spent := time.Since(began); spent > 2*time.Second {
+			t.Errorf("an idle server took %v to stop", spent)
+		}
+	})
+}

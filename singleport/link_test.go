@@ -1,0 +1,757 @@
+package singleport
+
+import (
+	"bytes"
+	"container/heap"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Opcodes, RFC 1350 section 5 and RFC 2347. The tests have their own, so that a wrong one in the server shows.
+const (
+	wireRRQ = iota + 1
+	wireWRQ
+	wireDATA
+	wireACK
+	wireERROR
+	wireOACK
+)
+
+// path is one direction of a link. The chances are of one datagram, 0 to 1.
+type path struct {
+	loss, duplicate, reorder float64
+	delay                    time.Duration
+	byteTime                 time.Duration // how long the wire is busy with a byte; 80 ns are 100 Mbit/s
+}
+
+// lateness is how much longer than others a reordered datagram takes at most.
+const lateness = 20 * time.Millisecond
+
+// datagram is one under way.
+type datagram struct {
+	at       time.Time
+	order    int // of those that arrive at the same time
+	toServer bool
+	route    route
+	data     []byte
+}
+
+// flight holds the datagrams under way, the next to arrive first.
+type flight []datagram
+
+func (f flight) Len() int { return len(f) }
+func (f flight) Less(i, j int) bool {
+	if !f[i].at.Equal(f[j].at) {
+		return f[i].at.Before(f[j].at)
+	}
+	return f[i].order < f[j].order
+}
+func (f flight) Swap(i, j int) { f[i], f[j] = f[j], f[i] }
+func (f *flight) Push(d any)   { *f = append(*f, d.(datagram)) }
+func (f *flight) Pop() any {
+	last := len(*f) - 1
+	d := (*f)[last]
+	*f = (*f)[:last]
+	return d
+}
+
+// link is a network in memory, for use inside a synctest bubble: the socket of one server, and ports of clients.
+// It judges all that the server sends by what was delivered to it before.
+type link struct {
+	t         testing.TB
+	files     map[string][]byte
+	toServer  path
+	toClients path
+	batch     int // datagrams that the server is given at once, at most
+	// lose, if set, decides in place of the chance. n counts the datagrams of that direction from 0.
+	lose func(toServer bool, n int, data []byte) bool
+
+	using sync.Mutex // shows calls that overlap
+
+	mu       sync.Mutex
+	arrived  *sync.Cond
+	random   *rand.Rand
+	ports    map[endpoint]*port
+	watches  map[endpoint]*watch
+	flight   flight
+	order    int
+	counts   [2]traffic   // to the server, to clients
+	free     [2]time.Time // when the wire is free again
+	inbox    []datagram   // at the server
+	queued   []queuedSend
+	wake     chan struct{}
+	closed   bool
+	carrying sync.WaitGroup
+}
+
+// traffic counts what was sent in one direction, lost or not.
+type traffic struct{ datagrams, bytes int }
+
+// queuedSend is what the server queued and did not flush yet.
+type queuedSend struct {
+	to        route
+	datagram  []byte // a single one, else nil
+	number    uint16
+	count     int
+	blockSize int
+	data      []byte
+}
+
+// serverIP is the address that clients ask; answers must leave from it.
+var serverIP = netip.MustParseAddr("192.0.2.1").As16()
+
+func newLink(t testing.TB, files map[string][]byte, seed uint64) *link {
+	l := &link{t: t, files: files, batch: 1, random: rand.New(rand.NewPCG(seed, 7440)), ports: map[endpoint]*port{}, watches: map[endpoint]*watch{},
+		wake: make(chan struct{}, 1)}
+	l.arrived = sync.NewCond(&l.mu)
+	l.carrying.Go(l.carry)
+	return l
+}
+
+// both gives the two directions the same character.
+func (l *link) both(p path) { l.toServer, l.toClients = p, p }
+
+// port is where one client receives.
+type port struct {
+	link     *link
+	endpoint endpoint
+	arrived  chan []byte
+}
+
+// client opens a port: number n of port p. ring is how many datagrams it holds that nobody read yet.
+func (l *link) client(n int, p uint16, ring int) *port {
+	e := endpoint{ip: netip.AddrFrom4([4]byte{198, 51, byte(n >> 8), byte(n)}).As16(), port: p}
+	return l.open(e, ring)
+}
+
+func (l *link) open(e endpoint, ring int) *port {
+	c := &port{link: l, endpoint: e, arrived: make(chan []byte, ring)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ports[e] = c
+	return c
+}
+
+// close leaves what still arrives to nobody.
+func (c *port) close() {
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	delete(c.link.ports, c.endpoint)
+}
+
+func (c *port) send(data []byte) {
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	c.link.put(true, route{peer: c.endpoint, local: serverIP}, data)
+}
+
+// put sends a datagram on its way; mu is held.
+func (l *link) put(toServer bool, r route, data []byte) {
+	direction, p := 1, l.toClients
+	if toServer {
+		direction, p = 0, l.toServer
+	}
+	n := l.counts[direction].datagrams
+	l.counts[direction].datagrams++
+	l.counts[direction].bytes += len(data)
+	now := time.Now()
+	leaves := now
+	if l.free[direction].After(now) {
+		leaves = l.free[direction]
+	}
+	leaves = leaves.Add(time.Duration(len(data)) * p.byteTime)
+	l.free[direction] = leaves
+	copies := 1
+	if l.lose != nil {
+		if l.lose(toServer, n, data) {
+			copies = 0
+		}
+	} else if l.random.Float64() < p.loss {
+		copies = 0
+	}
+	if l.random.Float64() < p.duplicate {
+		copies *= 2
+	}
+	for range copies {
+		at := leaves.Add(p.delay)
+		if l.random.Float64() < p.reorder {
+			at = at.Add(time.Duration(l.random.Int64N(int64(lateness))))
+		}
+		l.order++
+		heap.Push(&l.flight, datagram{at, l.order, toServer, r, bytes.Clone(data)})
+	}
+	l.hurry()
+}
+
+// hurry makes carry look again.
+func (l *link) hurry() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// carry delivers until the link is closed and nothing is under way.
+func (l *link) carry() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		now := time.Now()
+		for len(l.flight) > 0 && !l.flight[0].at.After(now) {
+			d := heap.Pop(&l.flight).(datagram)
+			if d.toServer {
+				l.inbox = append(l.inbox, d)
+				l.arrived.Signal()
+			} else if c := l.ports[d.route.peer]; c != nil {
+				select {
+				case c.arrived <- d.data:
+				default:
+				}
+			}
+		}
+		if len(l.flight) > 0 {
+			timer.Reset(l.flight[0].at.Sub(now))
+		}
+		landed := l.closed && len(l.flight) == 0
+		l.mu.Unlock()
+		if landed {
+			return
+		}
+		select {
+		case <-l.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// What follows is the server's side.
+
+func (l *link) addr() *net.UDPAddr {
+	return &net.UDPAddr{IP: serverIP[:], Port: 69}
+}
+
+func (l *link) serve(handle func([]received)) error {
+	for {
+		l.mu.Lock()
+		for len(l.inbox) == 0 && !l.closed {
+			l.arrived.Wait()
+		}
+		if l.closed {
+			l.mu.Unlock()
+			return net.ErrClosed
+		}
+		n := min(len(l.inbox), 1+l.random.IntN(l.batch))
+		batch := make([]received, n)
+		for i, d := range l.inbox[:n] {
+			batch[i] = received{d.route, d.data}
+			l.noteArrival(d.route.peer, d.data)
+		}
+		l.inbox = l.inbox[n:]
+		l.mu.Unlock()
+
+		handle(batch)
+
+		l.mu.Lock()
+		for _, r := range batch {
+			l.noteHandled(r.route.peer)
+		}
+		l.mu.Unlock()
+		for _, r := range batch { // nobody may look at them any more
+			for i := range r.data {
+				r.data[i] = 0xdb
+			}
+		}
+	}
+}
+
+// alone fails the test if another goroutine uses the socket.
+func (l *link) alone() func() {
+	if !l.using.TryLock() {
+		l.t.Error("two goroutines use the socket at once")
+		return func() {}
+	}
+	return l.using.Unlock
+}
+
+func (l *link) send(to *route, data []byte) {
+	defer l.alone()()
+	l.queued = append(l.queued, queuedSend{to: *to, datagram: bytes.Clone(data)})
+}
+
+func (l *link) sendBlocks(to *route, number uint16, count, blockSize int, data []byte) {
+	defer l.alone()()
+	if count < 1 || len(data) > count*blockSize || len(data) < (count-1)*blockSize {
+		l.t.Errorf("sendBlocks: %d blocks of %d bytes in %d bytes", count, blockSize, len(data))
+		return
+	}
+	l.queued = append(l.queued, queuedSend{to: *to, number: number, count: count, blockSize: blockSize, data: data})
+}
+
+func (l *link) flush() {
+	defer l.alone()()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, q := range l.queued {
+		if q.datagram != nil {
+			l.leave(q.to, q.datagram)
+			continue
+		}
+		for i := range q.count {
+			block := q.data[i*q.blockSize : min((i+1)*q.blockSize, len(q.data))]
+			header := binary.BigEndian.AppendUint16([]byte{0, wireDATA}, q.number+uint16(i))
+			l.leave(q.to, append(header, block...))
+		}
+	}
+	l.queued = l.queued[:0]
+}
+
+// leave judges one datagram of the server and sends it; mu is held.
+func (l *link) leave(to route, data []byte) {
+	if !l.closed {
+		if to.local != serverIP {
+			l.t.Errorf("an answer to %v leaves from %v", to.peer.addrPort(), netip.AddrFrom16(to.local))
+		}
+		l.judge(to.peer, data)
+		l.put(false, to, data)
+	}
+}
+
+func (l *link) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return net.ErrClosed
+	}
+	l.closed = true
+	l.arrived.Broadcast()
+	l.hurry()
+	return nil
+}
+
+// watch is what the link knows of one peer. A transfer begins when its handler is called, which is before its first datagram.
+type watch struct {
+	errorsDue int // requests that no ERROR answered yet
+	refusals  int // of them, those that came while a transfer ran and may be refused without a word to it
+
+	running               bool
+	ending                bool // what ends it was delivered, perhaps not yet seen
+	content               []byte
+	answered, oack        bool
+	proven                bool
+	unproven              int // datagrams sent before the peer was proven
+	blockSize, windowSize int
+	acked, ackedBefore    int // blocks; before what the server is looking at now
+	sent                  int // blocks
+	repeats               int // datagrams that were sent before
+	handling              bool
+	early                 []uint16 // ACKs that the server looks at now, of what had not been sent when they arrived
+	doubt                 bool     // whether one of those came before what it acknowledges, or after: acked may be ackedBefore
+	duplicateAcks         bool     // the server looks at those alone
+	repaired              int      // the value of acked at which a duplicate ACK last caused a repeat, +1
+}
+
+// last returns the number of the last block; there is always one that is not full.
+func (w *watch) last() int { return len(w.content)/w.blockSize + 1 }
+
+func (l *link) watch(e endpoint) *watch {
+	w := l.watches[e]
+	if w == nil {
+		w = new(watch)
+		l.watches[e] = w
+	}
+	return w
+}
+
+// noteBegin notes that a handler was called for a request of e.
+func (l *link) noteBegin(e endpoint, content []byte) *watch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.watch(e)
+	w := &watch{errorsDue: old.errorsDue, running: true, content: content, blockSize: DefaultBlockSize, windowSize: 1}
+	l.watches[e] = w
+	return w
+}
+
+// noteEnd notes that Send returned: what follows can be an ERROR alone.
+func (l *link) noteEnd(w *watch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w.running = false
+}
+
+// noteArrival notes what the server is about to be given.
+func (l *link) noteArrival(e endpoint, data []byte) {
+	w := l.watch(e)
+	if !w.handling {
+		w.handling, w.duplicateAcks = true, true
+		if !w.doubt {
+			w.ackedBefore = w.acked
+		}
+	}
+	if len(data) < 2 {
+		return
+	}
+	switch binary.BigEndian.Uint16(data) {
+	case wireRRQ, wireWRQ:
+		w.errorsDue++
+		if w.running {
+			w.refusals++
+		}
+	case wireERROR:
+		w.ending = w.ending || len(data) >= 4
+	case wireACK:
+		if len(data) >= 4 && w.running {
+			number := binary.BigEndian.Uint16(data[2:])
+			switch {
+			case w.acknowledge(number):
+				w.doubt = false
+				w.ending = w.ending || w.acked == w.last()
+			case w.doubt:
+				w.doubt = w.acked&0xffff != int(number)
+				w.ending = w.ending || !w.doubt && w.acked == w.last()
+			default:
+				w.early = append(w.early, number)
+				return
+			}
+		}
+	}
+	w.duplicateAcks = false
+}
+
+// acknowledge takes an ACK, and reports whether it says anything new.
+func (w *watch) acknowledge(number uint16) bool {
+	ahead := int(number - uint16(w.acked))
+	if !w.answered || ahead > w.sent-w.acked || ahead == 0 && (w.proven || !w.oack) {
+		return false
+	}
+	w.acked += ahead
+	w.proven = true
+	return true
+}
+
+// lookAgain takes the ACKs that came early, but not too early if the server has not come to them yet: its other goroutines send, too.
+func (w *watch) lookAgain() {
+	for _, number := range w.early {
+		if w.acknowledge(number) {
+			w.doubt, w.duplicateAcks = true, false
+		}
+	}
+}
+
+// noteHandled notes that the server has seen all that noteArrival was told.
+func (l *link) noteHandled(e endpoint) {
+	w := l.watch(e)
+	w.lookAgain()
+	w.handling, w.early = false, nil
+	if !w.doubt {
+		w.ackedBefore = w.acked
+	}
+	if w.ending {
+		w.running, w.ending = false, false
+	}
+}
+
+// judge fails the test if the server may not send data to e now.
+func (l *link) judge(e endpoint, data []byte) {
+	w := l.watch(e)
+	w.lookAgain()
+	wrong := func(format string, args ...any) {
+		shown := data[:min(len(data), 40)]
+		l.t.Errorf("%v was sent %q (%d bytes): %s; %d blocks acknowledged, %d sent, blksize %d, windowsize %d", e.addrPort(), shown, len(data),
+			fmt.Sprintf(format, args...), w.acked, w.sent, w.blockSize, w.windowSize)
+	}
+	if len(data) < 4 {
+		wrong("too short")
+		return
+	}
+	opcode := binary.BigEndian.Uint16(data)
+	if opcode == wireERROR && w.refusals > 0 {
+		w.refusals--
+	} else if w.running && !w.proven {
+		w.unproven++
+		if w.unproven > 3 {
+			wrong("datagram %d to a peer that acknowledged nothing", w.unproven)
+		}
+	}
+	if opcode == wireERROR {
+		if w.errorsDue--; w.errorsDue < 0 {
+			wrong("nothing asked for it")
+		}
+		return
+	}
+	if !w.running {
+		wrong("no transfer runs")
+		return
+	}
+	switch opcode {
+	case wireOACK:
+		if w.sent > 0 || w.proven && !w.handling {
+			wrong("DATA is under way")
+		}
+		if w.oack {
+			w.repeats++
+		}
+		w.oack = true
+		for name, value := range parseOACK(data) {
+			switch name {
+			case "blksize":
+				w.blockSize, _ = strconv.Atoi(value)
+			case "windowsize":
+				w.windowSize, _ = strconv.Atoi(value)
+			}
+		}
+	case wireDATA:
+		block := w.ackedBefore + int(binary.BigEndian.Uint16(data[2:])-uint16(w.ackedBefore))
+		switch {
+		case block == w.ackedBefore || block > w.acked+w.windowSize:
+			wrong("outside of the window")
+			return
+		case w.oack && !w.proven:
+			wrong("the OACK was not acknowledged")
+		case block > w.last():
+			wrong("beyond the end")
+			return
+		case block > w.sent+1:
+			wrong("block %d was left out", w.sent+1)
+		}
+		want := w.content[(block-1)*w.blockSize : min(block*w.blockSize, len(w.content))]
+		if !bytes.Equal(data[4:], want) {
+			wrong("not block %d, which has %d bytes", block, len(want))
+		}
+		if block <= w.sent {
+			w.repeats++
+			// In a window, an ACK of what was acknowledged before shows that the first block got lost. It may be
+			// repeated for that, once: or else each repeat makes another ACK, and that another repeat.
+			if w.handling && w.duplicateAcks && block == w.acked+1 {
+				if w.windowSize == 1 || w.repaired == w.acked+1 {
+					wrong("repeated for a duplicate ACK")
+				}
+				w.repaired = w.acked + 1
+			} else if !w.handling {
+				w.repaired = 0
+			}
+		}
+		w.sent = max(w.sent, block)
+	default:
+		wrong("no opcode of a server")
+	}
+	w.answered = true
+}
+
+// parseOACK returns the options of an OACK.
+func parseOACK(data []byte) map[string]string {
+	options := map[string]string{}
+	fields := bytes.Split(data[2:], []byte{0})
+	for i := 0; i+1 < len(fields); i += 2 {
+		options[string(fields[i])] = string(fields[i+1])
+	}
+	return options
+}
+
+// network is a server that serves the link's files, and what became of its transfers.
+type network struct {
+	*link
+	server   *Server
+	observer *testObserver
+	served   chan error
+	stopped  bool
+
+	resultsMu sync.Mutex
+	results   []result
+}
+
+// result is what the server says of one transfer.
+type result struct {
+	peer  endpoint
+	name  string
+	err   error
+	stats Stats
+	watch *watch
+}
+
+// testObserver counts what it is told.
+type testObserver struct {
+	mu       sync.Mutex
+	refused  map[Refusal]int
+	panicked []string
+}
+
+func (o *testObserver) Refused(peer netip.AddrPort, name string, why Refusal) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.refused == nil {
+		o.refused = map[Refusal]int{}
+	}
+	o.refused[why]++
+}
+
+func (o *testObserver) Panicked(value any, stack []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.panicked = append(o.panicked, fmt.Sprintf("%v\n%s", value, stack))
+}
+
+func (o *testObserver) refusals(why Refusal) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.refused[why]
+}
+
+func (o *testObserver) panics() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.panicked
+}
+
+// generous are limits that no test of transfers meets.
+var generous = Config{MaxBlockSize: MaxBlockSize, MaxWindowSize: MaxWindowSize, MaxTransfers: 100_000, Rate: MaxRate}
+
+// inNetwork runs test in a bubble with a server on a perfect link. Afterwards nothing of the server may be left, and no
+// panic of its engine may have been contained.
+func inNetwork(t *testing.T, files map[string][]byte, cfg Config, seed uint64, test func(t *testing.T, n *network)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{link: newLink(t, files, seed), observer: new(testObserver), served: make(chan error, 1)}
+		cfg.Observer = n.observer
+		n.server = newServer([]socket{n.link}, cfg)
+		go func() { n.served <- n.server.Serve(n.handle) }()
+		defer n.stop(10 * time.Minute) // after a Fatal too, or else the bubble never ends
+		test(t, n)
+		n.stop(10 * time.Minute)
+		if panics := n.observer.panics(); len(panics) != 0 {
+			t.Errorf("%d panics of the engine, the first: %s", len(panics), panics[0])
+		}
+	})
+}
+
+// stop shuts the server down, which may take as long as running transfers are given.
+func (n *network) stop(grace time.Duration) {
+	n.t.Helper()
+	if n.stopped {
+		return
+	}
+	n.stopped = true
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	n.server.Shutdown(ctx)
+	if err := <-n.served; err != nil {
+		n.t.Errorf("Serve: %v", err)
+	}
+	n.link.close()
+	n.carrying.Wait()
+	synctest.Wait() // handlers return
+	checkNothingLeft(n.t, n.server)
+	if len(n.queued) != 0 {
+		n.t.Errorf("%d datagrams were never flushed", len(n.queued))
+	}
+}
+
+// checkNothingLeft fails the test if a stopped server still knows of a transfer.
+func checkNothingLeft(t testing.TB, server *Server) {
+	t.Helper()
+	if active, reserved := server.Active(), server.reserved.Load(); active != 0 || reserved != 0 {
+		t.Errorf("%d transfers and %d bytes of windows are left", active, reserved)
+	}
+	for _, s := range server.shards {
+		s.mu.Lock()
+		if len(s.peers) != 0 || len(s.timers) != 0 || s.unproven.first != nil || len(s.engine.byID) != 0 || s.engine.queue != nil {
+			t.Errorf("%d peers, %d timers, %d transfers of the engine are left", len(s.peers), len(s.timers), len(s.engine.byID))
+		}
+		s.mu.Unlock()
+	}
+	checkIdle(t, server.admission)
+}
+
+// handle is the Handler of the tests.
+func (n *network) handle(t *Transfer) error {
+	content, ok := n.files[t.Name()]
+	if !ok {
+		n.noteBegin(endpointAt(t.Peer()), nil)
+		return ErrNotFound
+	}
+	carried, size := content, int64(len(content))
+	if t.Mode() == NetASCII {
+		carried, size = toNetASCII(content), -1
+	}
+	e := endpointAt(t.Peer())
+	w := n.noteBegin(e, carried)
+	err := t.Send(bytes.NewReader(content), size)
+	n.noteEnd(w)
+	stats := t.Stats()
+	n.resultsMu.Lock()
+	n.results = append(n.results, result{e, t.Name(), err, stats, w})
+	n.resultsMu.Unlock()
+	return err
+}
+
+// ended returns what became of the transfers of e so far.
+func (n *network) ended(e endpoint) []result {
+	n.resultsMu.Lock()
+	defer n.resultsMu.Unlock()
+	var of []result
+	for _, r := range n.results {
+		if r.peer == e {
+			of = append(of, r)
+		}
+	}
+	return of
+}
+
+func endpointAt(a netip.AddrPort) endpoint {
+	return endpoint{ip: a.Addr().As16(), port: a.Port()}
+}
+
+func toNetASCII(content []byte) []byte {
+	content = bytes.ReplaceAll(content, []byte("\r"), []byte("\r\x00"))
+	return bytes.ReplaceAll(content, []byte("\n"), []byte("\r\n"))
+}
+
+// content returns n bytes that are the same in every run and in no two blocks.
+func content(n int) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8([32]byte{68, byte(n), byte(n >> 8)}).Read(b)
+	return b
+}
+
+// requestOf returns an RRQ.
+func requestOf(name, mode string, options ...string) []byte {
+	request := []byte("\x00\x01" + name + "\x00" + mode + "\x00")
+	for _, option := range options {
+		request = append(append(request, option...), 0)
+	}
+	return request
+}
+
+func ackOf(block int) []byte {
+	return binary.BigEndian.AppendUint16([]byte{0, wireACK}, uint16(block))
+}
+
+func errorOf(code uint16, message string) []byte {
+	return append(append(binary.BigEndian.AppendUint16([]byte{0, wireERROR}, code), message...), 0)
+}
+
+// expect returns the next datagram that arrives within limit, or nil.
+func (c *port) expect(limit time.Duration) []byte {
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case data := <-c.arrived:
+		return data
+	case <-timer.C:
+		return nil
+	}
+}
+
+// errGaveUp is the end of a model client that had no answer any more.
+var errGaveUp = errors.New("the client gave up")
