@@ -48,7 +48,15 @@ type load struct {
 	span       time.Duration // see each
 	limit      time.Duration // transfers that still run are cut off
 	threads    int           // that share the clients
+	sources    []netip.Addr  // that the clients send from, in turns; none leaves it to the kernel
+	// patience is after how many sends without progress a client asks again, from another port, as a machine does that boots
+	// once more; 0 is never: its transfer fails after clientTries.
+	patience int
+	yielding bool // takes a smaller windowsize than it asked for, as RFC 7440 section 3 has it
 }
+
+// reasonWrong is why a transfer failed that brought other bytes than the file's.
+const reasonWrong = "wrong contents"
 
 // outcome is what came of a load.
 type outcome struct {
@@ -57,6 +65,7 @@ type outcome struct {
 	latencies []time.Duration // of the transfers that ended whole, from the first RRQ to the last DATA
 	failures  map[string]int  // reasons
 	cut       int             // transfers that ran when the limit came
+	again     int             // requests of clients whose patience was over
 }
 
 func (o *outcome) failed() int {
@@ -73,6 +82,7 @@ func (o *outcome) add(other outcome) {
 	o.elapsed = max(o.elapsed, other.elapsed)
 	o.latencies = append(o.latencies, other.latencies...)
 	o.cut += other.cut
+	o.again += other.again
 	for reason, count := range other.failures {
 		o.failures[reason] += count
 	}
@@ -83,7 +93,8 @@ func (l *load) run(ctx context.Context) (outcome, error) {
 	threads := min(max(l.threads, 1), l.clients)
 	workers := make([]*worker, threads)
 	for i := range workers {
-		w, err := newWorker(l, l.clients*(i+1)/threads-l.clients*i/threads)
+		first := l.clients * i / threads
+		w, err := newWorker(l, first, l.clients*(i+1)/threads-first)
 		if err != nil {
 			return outcome{}, err
 		}
@@ -125,6 +136,7 @@ type worker struct {
 	start   time.Time
 	now     time.Duration // since start, read once a batch of events
 	epoll   int
+	first   int // number of the first client among those of all threads
 	clients []client
 	running int
 	request []byte
@@ -151,12 +163,13 @@ type client struct {
 	port     uint16 // of the transfer at the server, network byte order; 0 until the first answer
 	last     uint16 // last block in order
 	acked    uint16 // last block acknowledged
+	window   int    // blocks, as granted
 	inWindow int    // blocks since the last ACK
 	gap      bool   // the missing block after last was reported
 	offset   int    // bytes received
 }
 
-func newWorker(l *load, clients int) (*worker, error) {
+func newWorker(l *load, first, clients int) (*worker, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -165,6 +178,7 @@ func newWorker(l *load, clients int) (*worker, error) {
 		load:    l,
 		out:     outcome{failures: map[string]int{}, latencies: make([]time.Duration, 0, 1<<14)},
 		epoll:   epoll,
+		first:   first,
 		clients: make([]client, clients),
 		request: rrq(l.name, l.blockSize, l.windowSize),
 		server:  rawAddr(l.server),
@@ -238,6 +252,12 @@ func (w *worker) scan() error {
 			w.send(c, []byte{0, opError, 0, 0, 0})
 			w.out.cut++
 			w.close(c)
+		case w.now > c.deadline && w.load.patience > 0 && c.tries >= w.load.patience:
+			w.close(c)
+			w.out.again++
+			if err := w.open(c, client{begun: c.begun, left: c.left}); err != nil {
+				return err
+			}
 		case w.now > c.deadline && c.tries >= clientTries:
 			if err := w.fail(c, "no answer"); err != nil {
 				return err
@@ -262,19 +282,32 @@ func (w *worker) begin(c *client) error {
 	if w.load.each > 0 && c.left == 0 || w.load.each == 0 && w.now > w.load.span || w.over() {
 		return nil
 	}
+	return w.open(c, client{begun: time.Since(w.start), left: c.left - 1})
+}
+
+// open sends c's request from a new socket; state is what c knows before.
+func (w *worker) open(c *client, state client) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("client socket: %w", err)
 	}
 	growBuffer(fd, clientBuffer)
-	index := (uintptr(unsafe.Pointer(c)) - uintptr(unsafe.Pointer(&w.clients[0]))) / unsafe.Sizeof(*c)
-	if err := unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)}); err != nil {
+	index := int((uintptr(unsafe.Pointer(c)) - uintptr(unsafe.Pointer(&w.clients[0]))) / unsafe.Sizeof(*c))
+	if len(w.load.sources) > 0 {
+		source := w.load.sources[(w.first+index)%len(w.load.sources)]
+		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: source.As4()})
+	}
+	if err == nil {
+		err = unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)})
+	}
+	if err != nil {
 		unix.Close(fd)
-		return err
+		return fmt.Errorf("client socket: %w", err)
 	}
 	w.running++
-	*c = client{fd: fd, begun: time.Since(w.start), left: c.left - 1}
-	w.now = c.begun
+	*c = state
+	c.fd = fd
+	w.now = time.Since(w.start)
 	w.send(c, w.request)
 	return nil
 }
@@ -361,7 +394,7 @@ func (w *worker) take(c *client, datagram []byte, from *unix.RawSockaddrInet4) e
 			}
 			return nil
 		}
-		if reason := w.refused(datagram[2:]); reason != "" {
+		if reason := w.refused(c, datagram[2:]); reason != "" {
 			w.send(c, []byte{0, opError, 0, 8, 0})
 			return w.fail(c, reason)
 		}
@@ -380,8 +413,8 @@ func (w *worker) take(c *client, datagram []byte, from *unix.RawSockaddrInet4) e
 	return nil
 }
 
-// refused returns what the OACK did not grant as it was asked for.
-func (w *worker) refused(options []byte) string {
+// refused returns what the OACK did not grant as it was asked for; the window that it did grant becomes c's.
+func (w *worker) refused(c *client, options []byte) string {
 	granted := map[string]string{}
 	words := strings.Split(string(options), "\x00")
 	for i := 0; i+1 < len(words); i += 2 {
@@ -390,8 +423,13 @@ func (w *worker) refused(options []byte) string {
 	if got := granted["blksize"]; got != strconv.Itoa(w.load.blockSize) {
 		return fmt.Sprintf("blksize %d not granted (%q)", w.load.blockSize, got)
 	}
-	if got := granted["windowsize"]; w.load.windowSize > 1 && got != strconv.Itoa(w.load.windowSize) {
-		return fmt.Sprintf("windowsize %d not granted (%q)", w.load.windowSize, got)
+	c.window = 1
+	if w.load.windowSize > 1 {
+		got := granted["windowsize"]
+		c.window, _ = strconv.Atoi(got)
+		if c.window != w.load.windowSize && !(w.load.yielding && 0 < c.window && c.window < w.load.windowSize) {
+			return fmt.Sprintf("windowsize %d not granted (%q)", w.load.windowSize, got)
+		}
 	}
 	return ""
 }
@@ -414,13 +452,13 @@ func (w *worker) data(c *client, block uint16, contents []byte) error {
 		last := len(contents) < w.load.blockSize
 		if len(contents) > w.load.blockSize || end > len(w.load.content) || last && end < len(w.load.content) ||
 			!bytes.Equal(contents, w.load.content[c.offset:end]) {
-			return w.fail(c, "wrong contents")
+			return w.fail(c, reasonWrong)
 		}
 		w.out.bytes += int64(len(contents))
 		c.offset, c.last, c.gap, c.tries = end, block, false, 0
 		c.inWindow++
 		c.deadline = w.now + clientTimer
-		if last || c.inWindow == w.load.windowSize {
+		if last || c.inWindow == c.window {
 			w.ack(c)
 		}
 		if last {

@@ -1,5 +1,5 @@
 // Command bench compares flytftp with the TFTP servers that are installed on the same machine: the same work, in turns,
-// in Markdown tables.
+// in Markdown tables. With -soak it attacks flytftp alone, and tells which promises were kept.
 package main
 
 import (
@@ -28,6 +28,10 @@ it is found as well:
   mkdir -p %[1]s && cd %[1]s && apt-get download atftpd && dpkg-deb -x atftpd_*.deb .
 Run it as root: in.tftpd and dnsmasq need it.
 
+With -soak it measures nothing of the peers. Hundreds of clients fetch from this server alone, with its default limits, while
+requests are forged and files change; what it did is printed, and the exit status is 1 if a promise was broken. Requests
+are forged by root only, in a network namespace of its own.
+
 `
 
 type config struct {
@@ -43,6 +47,7 @@ type config struct {
 	flytftp    string
 	packed     string
 	packedBare string
+	soak       time.Duration
 }
 
 func main() {
@@ -59,11 +64,16 @@ func main() {
 	flag.StringVar(&c.flytftp, "flytftp", "", "binary of this server (default built)")
 	flag.StringVar(&c.packed, "packed", "", "packed binary of this server, for its cold start (default not packed)")
 	flag.StringVar(&c.packedBare, "packed-bare", "", "bench/bare packed the same way, to compare (default not packed)")
+	flag.DurationVar(&c.soak, "soak", 0, "instead: attack this server for so long, 15s or more, and hold it to its promises")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), usage, cacheFolder())
 		flag.PrintDefaults()
 	}
 	flag.Parse()
+	if c.soak != 0 && c.soak < soakLeast {
+		fmt.Fprintf(os.Stderr, "bench: -soak takes %v or more\n", soakLeast)
+		os.Exit(2)
+	}
 	if c.rounds == 0 {
 		c.rounds = 5
 		if c.quick {
@@ -122,6 +132,9 @@ func run(ctx context.Context, c config, out, progress io.Writer) error {
 	bare := filepath.Join(folder, "bare")
 	b := &bench{config: c, folder: filepath.Join(folder, "files"), files: map[int][]byte{}, progress: progress, began: time.Now(),
 		samples: map[string]map[string][]sample{}, unable: map[string]bool{}}
+	if c.soak > 0 {
+		return b.soak(ctx, out)
+	}
 	b.servers = choose(peers(c.flytftp, bare), c.peers, func(p *peer) string { return p.name })
 	if err := b.writeFiles(works); err != nil {
 		return err

@@ -79,7 +79,7 @@ func (b *bench) report(out io.Writer, works []work, starts []coldStart) {
 		b.rounds, b.threads, time.Since(b.began).Seconds())
 	fmt.Fprint(out, "MB is 10^6 bytes of file contents, every one compared. MB/s, transfers/s and CPU are medians of the rounds, p50 and p99 are of all transfers,\n"+
 		"memory is the highest resident set. CPU is the server's user and system time, children included. Each client uses a new port for each transfer and resends\n"+
-		"after 1 s. *Cut* transfers ran when the time for the work was over: their bytes count, their times do not. A server that does not grant a work's options is left out.\n")
+		"after 1 s. *Cut* transfers ran when the time for the work was over: their bytes count, their times do not. A server that does not grant a work's options to a lone client is left out; to many it may grant smaller windows.\n")
 	for _, p := range b.servers {
 		if p.missing != "" {
 			fmt.Fprintf(out, "\nNot measured: %s: %s.\n", p.name, p.missing)

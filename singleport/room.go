@@ -6,7 +6,7 @@ import "time"
 // most of them, makes room.
 const (
 	// roomTime lies between two looks for room, which cost a step for each transfer.
-	roomTime = 100 * time.Millisecond
+	roomTime = 20 * time.Millisecond
 	// stalledTime without an ACK of something new makes a transfer one that others need not wait for.
 	stalledTime = 5 * time.Second
 	// slowTime and slowRate, bytes a second, do the same for one that gets its ACKs now and then. A boot program in lock-step
@@ -14,8 +14,8 @@ const (
 	slowTime = 30 * time.Second
 	slowRate = 512
 	// hoardTime and hoardRate, bytes a second, do the same within a prefix that holds more than half of all transfers.
-	hoardTime = 2 * time.Second
-	hoardRate = 16 << 10
+	hoardTime = time.Second
+	hoardRate = 8 << 10
 )
 
 // makeRoom ends proven transfers for the sake of a request from p: all that are idle, else, if another prefix holds more than half of
