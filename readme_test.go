@@ -1,0 +1,358 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"flytftp/singleport"
+)
+
+// readText returns a file as text.
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	must(t, err)
+	return string(b)
+}
+
+// flat returns a text on one line, as lines may break anywhere.
+func flat(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+// readSection returns what README.md says below a heading, up to the next one.
+func readSection(t *testing.T, heading string) string {
+	t.Helper()
+	_, after, found := strings.Cut(readText(t, "README.md"), "\n"+heading+"\n")
+	if !found {
+		t.Fatalf("README.md has no heading %q", heading)
+	}
+	return regexp.MustCompile(`\n##+ `).Split(after, 2)[0]
+}
+
+// tableRows returns the cells of the tables in a text, without the heads.
+func tableRows(text string) (rows [][]string) {
+	head := true
+	for _, line := range strings.Split(text, "\n") {
+		if !strings.HasPrefix(line, "|") {
+			head = true
+			continue
+		}
+		if !head {
+			cells := strings.Split(strings.Trim(line, "|"), "|")
+			for i := range cells {
+				cells[i] = strings.TrimSpace(cells[i])
+			}
+			rows = append(rows, cells)
+		}
+		if strings.HasPrefix(line, "|---") {
+			head = false
+		}
+	}
+	return rows
+}
+
+// codeSpans returns what stands between backquotes.
+func codeSpans(text string) (spans []string) {
+	for _, match := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(text, -1) {
+		spans = append(spans, match[1])
+	}
+	return spans
+}
+
+// codeBlocks returns the fenced blocks of a language.
+func codeBlocks(text, language string) (blocks []string) {
+	for _, match := range regexp.MustCompile("(?s)\n```"+language+"\n(.*?)```").FindAllStringSubmatch(text, -1) {
+		blocks = append(blocks, match[1])
+	}
+	return blocks
+}
+
+func TestReadmeOptionTable(t *testing.T) {
+	var want [][]string
+	for _, o := range options(new(config), environment()) {
+		row := []string{"`-" + o.name + "`", "`" + o.variable + "`", o.defaultText(), o.values, o.meaning}
+		if o.variable == "" {
+			row = []string{"`-" + o.name + "`", "-", "-", "-", o.meaning}
+		}
+		want = append(want, row)
+	}
+	got := tableRows(readSection(t, "## Options"))
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("README.md has\n%q\nthe program has\n%q", got, want)
+	}
+}
+
+func TestReadmeExtensions(t *testing.T) {
+	var got []string
+	for _, span := range codeSpans(readSection(t, "### Extensions")) {
+		if strings.HasPrefix(span, ".") {
+			got = append(got, span)
+		}
+	}
+	want := strings.Split(defaultAllow, ",")
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("README.md has\n%q\nthe program allows\n%q", got, want)
+	}
+}
+
+func TestReadmeNames(t *testing.T) {
+	text := readSection(t, "### Names")
+	for _, row := range tableRows(text) {
+		name := strings.Trim(row[0], "`")
+		got, err := resolveName(name, mustAllow(t, defaultAllow))
+		if err != nil {
+			got = "refused"
+		}
+		if want, _, _ := strings.Cut(strings.Trim(row[1], "`"), ":"); got != want {
+			t.Errorf("%q becomes %q, README.md says %q", name, got, want)
+		}
+	}
+	if want := fmt.Sprintf("a name over %d bytes", maxNameLength); !strings.Contains(flat(text), want) {
+		t.Errorf("README.md does not say %q", want)
+	}
+}
+
+// README.md names every ERROR that is sent, and no other.
+func TestReadmeErrors(t *testing.T) {
+	var want []string
+	for _, e := range []*singleport.Error{singleport.ErrNotFound, singleport.ErrAccess, singleport.ErrIllegal, singleport.ErrBusy,
+		singleport.ErrRead, singleport.ErrStopping} {
+		want = append(want, fmt.Sprintf("ERROR %d `%s`", e.Code, e.Message))
+	}
+	got := regexp.MustCompile("ERROR \\d+ `[^`]*`").FindAllString(readSection(t, "## Protocol"), -1)
+	slices.Sort(got)
+	slices.Sort(want)
+	if got = slices.Compact(got); !slices.Equal(got, want) {
+		t.Errorf("README.md has\n%q\nthe server sends\n%q", got, want)
+	}
+}
+
+func TestReadmeLog(t *testing.T) {
+	text := readSection(t, "## The log")
+	var named []string
+	for _, row := range tableRows(text) {
+		named = append(named, codeSpans(row[0])...)
+	}
+	for _, err := range []error{nil, singleport.ErrNotFound, singleport.ErrAccess, singleport.ErrBusy, singleport.ErrTimedOut, errors.New("")} {
+		if !slices.Contains(named, outcome(err)) {
+			t.Errorf("README.md does not explain %q", outcome(err))
+		}
+	}
+
+	// What the journal itself writes.
+	var out strings.Builder
+	j := newJournal(&out)
+	peer := netip.MustParseAddrPort("192.0.2.7:2070")
+	for range fewStrays {
+		for why := singleport.RefusedWrite; why <= singleport.RefusedStray; why++ {
+			j.Refused(peer, "", why)
+		}
+	}
+	j.Panicked("", nil)
+	j.close()
+	beginning := regexp.MustCompile(`^([a-z ]+) \w+=`)
+	for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
+		words := beginning.FindStringSubmatch(line)[1]
+		if !slices.Contains(named, words) {
+			t.Errorf("README.md does not explain %q: %s", words, line)
+		}
+	}
+	if want := fmt.Sprintf("%d times in %.0f s", linesPerSource, sumInterval.Seconds()); !strings.Contains(flat(text), want) {
+		t.Errorf("README.md does not say %q", want)
+	}
+}
+
+// The lines that "Try it" shows are those that the program writes, but for what differs from run to run.
+func TestReadmeTryIt(t *testing.T) {
+	section := readSection(t, "## Try it")
+	if !strings.Contains(section, "curl tftp://127.0.0.1:6969/boot.ipxe") {
+		t.Fatal("README.md does not fetch boot.ipxe")
+	}
+	d := start(t, "files")
+	content, _ := dial(t, d.addr).fetch(rrq("boot.ipxe", "octet"), nil)
+	if string(content) != readText(t, "files/boot.ipxe") {
+		t.Errorf("got %q", content)
+	}
+	d.waitFor("sent ")
+	mask := func(text string) string {
+		return regexp.MustCompile(`\b(listen|peer|bytes|duration)=\S+`).ReplaceAllString(text, "$1=?")
+	}
+	want := strings.Split(strings.TrimSpace(mask(codeBlocks(section, "text")[0])), "\n")
+	got := strings.Split(mask(d.logged()), "\n")
+	if got = got[max(len(got)-len(want), 0):]; !slices.Equal(got, want) {
+		t.Errorf("README.md shows\n%s\nthe program writes\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
+	}
+}
+
+// Numbers of the text that are the program's or a file's.
+func TestReadmeNumbers(t *testing.T) {
+	text := flat(readText(t, "README.md"))
+	block := regexp.MustCompile(`TFTP_MAX_BLKSIZE = "(\d+)"`).FindStringSubmatch(readText(t, "fly.toml"))
+	for _, want := range []string{
+		fmt.Sprintf("`-max-blksize` %d fills", defaultBlockSize),
+		"it becomes " + defaultUser,
+		fmt.Sprintf("sets `TFTP_MAX_BLKSIZE` to %s,", block[1]),
+		fmt.Sprintf("`blksize` | yes, %d to %d,", singleport.MinBlockSize, singleport.MaxBlockSize),
+		fmt.Sprintf("`windowsize` | yes, 1 to %d,", singleport.MaxWindowSize),
+		fmt.Sprintf("`timeout` | yes, 1 to %d:", singleport.MaxTimeout),
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("README.md does not say %q", want)
+		}
+	}
+}
+
+// Every file that is served is explained, and can be fetched with the default of -allow.
+func TestReadmeServedFiles(t *testing.T) {
+	var got, want []string
+	for _, row := range tableRows(readSection(t, "## What is served")) {
+		got = append(got, strings.Trim(row[0], "`"))
+	}
+	must(t, fs.WalkDir(os.DirFS("files"), ".", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			want = append(want, path)
+			if resolved, err := resolveName(path, mustAllow(t, defaultAllow)); err != nil || resolved != path {
+				t.Errorf("files/%s is not served: %q, %v", path, resolved, err)
+			}
+		}
+		return err
+	}))
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("README.md has\n%q\nfiles/ has\n%q", got, want)
+	}
+}
+
+func TestReadmeFileMap(t *testing.T) {
+	var got, want []string
+	for _, row := range tableRows(readSection(t, "## Development")) {
+		for _, path := range codeSpans(row[0]) {
+			if strings.HasSuffix(path, ".go") {
+				got = append(got, path)
+			}
+		}
+	}
+	for _, folder := range []string{".", "singleport", "bench", "bench/*"} {
+		paths, err := filepath.Glob(folder + "/*.go")
+		must(t, err)
+		for _, path := range paths {
+			if !strings.HasSuffix(path, "_test.go") {
+				want = append(want, filepath.Clean(path))
+			}
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	for _, path := range want {
+		if !slices.Contains(got, path) {
+			t.Errorf("README.md does not explain %s", path)
+		}
+	}
+	for i, path := range got {
+		if !slices.Contains(want, path) || i > 0 && got[i-1] == path {
+			t.Errorf("README.md explains %s, which is absent or there already", path)
+		}
+	}
+}
+
+// Links lead somewhere within the repository.
+func TestReadmeLinks(t *testing.T) {
+	for _, file := range []string{"README.md", "SECURITY.md", "CHANGELOG.md"} {
+		text := readText(t, file)
+		anchors := map[string]bool{}
+		for _, match := range regexp.MustCompile(`(?m)^##+ (.*)$`).FindAllStringSubmatch(text, -1) {
+			anchors["#"+strings.ReplaceAll(strings.ToLower(match[1]), " ", "-")] = true
+		}
+		for _, match := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(text, -1) {
+			target := match[1]
+			switch {
+			case strings.HasPrefix(target, "https://"):
+			case strings.HasPrefix(target, "#"):
+				if !anchors[target] {
+					t.Errorf("%s has no heading for %s", file, target)
+				}
+			default:
+				if _, err := os.Stat(target); err != nil {
+					t.Errorf("%s: %v", file, err)
+				}
+			}
+		}
+	}
+}
+
+func TestReadmeCommands(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		skip(t, err.Error())
+	}
+	for _, block := range codeBlocks(readText(t, "README.md"), "sh") {
+		cmd := exec.Command(bash, "-n")
+		cmd.Stdin = strings.NewReader(block)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v: %s\n%s", err, out, block)
+		}
+		// The flags of the program that they use are its own.
+		for _, match := range regexp.MustCompile(`(?m)(?:\bflytftp|go run \.) ((?:-[a-z]+( [^-\s]\S*)? ?)+)`).FindAllStringSubmatch(block, -1) {
+			if _, err := parse(strings.Fields(match[1]), environment()); err != nil {
+				t.Errorf("%s: %v", match[0], err)
+			}
+		}
+	}
+}
+
+func TestReadmeDHCP(t *testing.T) {
+	section := readSection(t, "## DHCP")
+	for _, block := range codeBlocks(section, "json") {
+		if err := json.Unmarshal([]byte("{"+block+"}"), new(map[string]any)); err != nil {
+			t.Errorf("%v in\n%s", err, block)
+		}
+	}
+	// Every block names the files of the table, which are served by default.
+	for _, row := range tableRows(section) {
+		file := strings.Trim(row[2], "`")
+		if _, err := resolveName(file, mustAllow(t, defaultAllow)); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+		for _, language := range []string{"ini", "text", "json"} {
+			if block := codeBlocks(section, language)[0]; !strings.Contains(block, file) {
+				t.Errorf("no %s in\n%s", file, block)
+			}
+		}
+	}
+	path, err := exec.LookPath("dnsmasq")
+	if err != nil {
+		if path, err = exec.LookPath("/usr/sbin/dnsmasq"); err != nil {
+			skip(t, err.Error())
+		}
+	}
+	file := filepath.Join(t.TempDir(), "dnsmasq.conf")
+	writeFile(t, file, []byte(strings.ReplaceAll(codeBlocks(section, "ini")[0], "# dhcp", "dhcp")))
+	if out, err := exec.Command(path, "--test", "--conf-file="+file).CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// The script jumps to labels that it has; everything else about it takes iPXE to try.
+func TestBootScript(t *testing.T) {
+	script := readText(t, "files/boot.ipxe")
+	if !strings.HasPrefix(script, "#!ipxe\n") {
+		t.Error("iPXE would not take it for a script")
+	}
+	for _, match := range regexp.MustCompile(`goto (\w+)`).FindAllStringSubmatch(script, -1) {
+		if !strings.Contains(script, "\n:"+match[1]+"\n") {
+			t.Errorf("no label %s", match[1])
+		}
+	}
+}
