@@ -43,9 +43,27 @@ func TestJournalEscapes(t *testing.T) {
 	}
 }
 
+// lockedBuffer can be read while the journal writes.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	out bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.out.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.out.String()
+}
+
 func TestJournalSumsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out lockedBuffer
 		j := newJournal(&out)
 		other := netip.MustParseAddrPort("[2001:db8:0:1ff::1]:7")
 		for i := range 100 {

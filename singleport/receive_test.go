@@ -1,0 +1,94 @@
+package singleport
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"testing"
+	"time"
+)
+
+// sink is a socket on which nothing arrives and that only counts what is sent.
+type sink struct {
+	done   chan struct{}
+	blocks int
+}
+
+func (s *sink) addr() *net.UDPAddr { return &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 69} }
+
+func (s *sink) serve(func([]received)) error {
+	<-s.done
+	return net.ErrClosed
+}
+
+func (s *sink) send(*route, []byte)                                   {}
+func (s *sink) sendBlocks(_ *route, _ uint16, count, _ int, _ []byte) { s.blocks += count }
+func (s *sink) flush()                                                {}
+func (s *sink) close() error                                          { close(s.done); return nil }
+
+// inSegment brings a transfer to where a segment is at hand. step acknowledges a block, which the next one of the segment answers; it may
+// be called so many times.
+func inSegment(tb testing.TB) (step func(), times int, out *sink) {
+	tb.Helper()
+	out = &sink{done: make(chan struct{})}
+	server := newServer([]socket{out}, Config{})
+	served := make(chan error, 1)
+	go func() {
+		served <- server.Serve(func(t *Transfer) error { return t.Send(bytes.NewReader(make([]byte, 1<<20)), 1<<20) })
+	}()
+	tb.Cleanup(func() {
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		server.Shutdown(ended)
+		<-served
+	})
+	s := server.shards[0]
+	batch := []received{{route: route{peer: endpoint{port: 7}}, data: requestOf("a", "octet")}}
+	s.receive(batch)
+	for deadline := time.Now().Add(30 * time.Second); times == 0; {
+		s.mu.Lock()
+		if t := s.peers[batch[0].route.peer]; t != nil && t.window.high == 1 {
+			times = int(t.window.available()) - 1
+		}
+		s.mu.Unlock()
+		if time.Now().After(deadline) {
+			tb.Fatal("no segment came")
+		}
+	}
+	batch[0].data = ackOf(0)
+	number := uint16(0)
+	return func() {
+		number++
+		batch[0].data[2], batch[0].data[3] = byte(number>>8), byte(number)
+		s.receive(batch)
+	}, times, out
+}
+
+// An ACK that the segment at hand answers costs no allocation and wakes nobody.
+func TestAcknowledgeAllocatesNothing(t *testing.T) {
+	step, times, out := inSegment(t)
+	if times < 100 {
+		t.Fatalf("a segment of %d blocks", times)
+	}
+	if allocations := testing.AllocsPerRun(times-2, step); allocations != 0 {
+		t.Errorf("%v allocations for an ACK", allocations)
+	}
+	if out.blocks != times {
+		t.Errorf("%d blocks were sent, want %d", out.blocks, times)
+	}
+}
+
+func BenchmarkAcknowledge(b *testing.B) {
+	b.ReportAllocs()
+	left := 0
+	var step func()
+	for range b.N {
+		if left == 0 {
+			b.StopTimer()
+			step, left, _ = inSegment(b)
+			b.StartTimer()
+		}
+		step()
+		left--
+	}
+}

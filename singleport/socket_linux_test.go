@@ -1,0 +1,183 @@
+package singleport
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Windows arrive block by block, whether the kernel cuts them, or cannot, or refuses when it is asked to.
+func TestSocketSendsWindows(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		segmentLimit int // bytes; negative leaves what was found out
+		mtu          int // of loopback; 0 leaves what it is
+		after        int // segmentLimit afterwards; negative is any
+	}{
+		{"as the kernel can", -1, 0, -1},
+		{"one by one", 0, 0, 0},
+		{"refused for its size", segmentBytes, 1500, 2000 + 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.mtu > 0 {
+				ownLoopback(t, c.mtu)
+			}
+			s, err := listen("127.0.0.1:0", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.close()
+			if c.segmentLimit >= 0 {
+				s.segmentLimit = c.segmentLimit
+			}
+			peer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer peer.Close()
+			peer.SetReadBuffer(4 << 20)
+			to := route{peer: endpointAt(peer.LocalAddr().(*net.UDPAddr).AddrPort())}
+			for _, w := range []struct{ count, blockSize, bytes int }{
+				{1, 512, 512}, {1, 512, 0}, {2, 2000, 4000}, {3, 2000, 4001}, {70, 1428, 70 * 1428}, {64, 8, 64*8 - 8}, {200, 8, 200*8 - 1}, {3, 30000, 90000},
+			} {
+				data := content(w.bytes)
+				s.sendBlocks(&to, 65530, w.count, w.blockSize, data)
+				s.flush()
+				b := make([]byte, 65536)
+				for i := range w.count {
+					peer.SetReadDeadline(time.Now().Add(10 * time.Second))
+					n, err := peer.Read(b)
+					if err != nil {
+						t.Fatalf("%+v: block %d: %v", w, i, err)
+					}
+					want := binary.BigEndian.AppendUint16([]byte{0, opDATA}, uint16(65530+i))
+					want = append(want, data[min(i*w.blockSize, len(data)):min((i+1)*w.blockSize, len(data))]...)
+					if !bytes.Equal(b[:n], want) {
+						t.Fatalf("%+v: block %d: %d bytes, want %d", w, i, n, len(want))
+					}
+				}
+			}
+			if c.after >= 0 && s.segmentLimit > c.after {
+				t.Errorf("datagrams of %d bytes are still cut", s.segmentLimit)
+			}
+		})
+	}
+}
+
+// ownLoopback gives the test's thread, which ends with the test, a network of its own.
+func ownLoopback(t *testing.T, mtu int) {
+	t.Helper()
+	runtime.LockOSThread() // and never unlocked: nobody else gets the thread
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		if os.Getenv("FLYTFTP_NO_SKIP") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip("no network of its own: ", err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	loopback, err := unix.NewIfreq("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	loopback.SetUint32(uint32(mtu))
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFMTU, loopback); err != nil {
+		t.Fatal(err)
+	}
+	loopback.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, loopback); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// On a wildcard socket a datagram is known by the address that it came to, and a broadcast is not taken for a request.
+func TestSocketLocalAddress(t *testing.T) {
+	ownLoopback(t, 65536)
+	for _, c := range []struct{ listen, host string }{{"0.0.0.0:0", "127.0.0.7"}, {":0", "127.0.0.7"}, {":0", "::1"}} {
+		s, err := listen(c.listen, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := &net.UDPAddr{IP: net.ParseIP(c.host), Port: s.addr().Port}
+		peer, err := net.DialUDP("udp", nil, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer.Write(requestOf("a", "octet"))
+		r := next(t, s)
+		if r.route.local != [16]byte(to.IP.To16()) || !bytes.Equal(r.data, requestOf("a", "octet")) {
+			t.Errorf("%+v: local address %v, %q", c, net.IP(r.route.local[:]), r.data)
+		}
+		s.send(&r.route, []byte("answer"))
+		s.flush()
+		b := make([]byte, 100)
+		peer.SetReadDeadline(time.Now().Add(10 * time.Second))
+		// A connected peer takes answers from the address alone that it asked.
+		if n, err := peer.Read(b); err != nil || string(b[:n]) != "answer" {
+			t.Errorf("%+v: %q %v", c, b[:n], err)
+		}
+		peer.Close()
+		s.close()
+	}
+
+	s, err := listen("0.0.0.0:0", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	peer, err := net.ListenUDP("udp4", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	if _, err := peer.WriteToUDP(requestOf("a", "octet"), &net.UDPAddr{IP: net.IPv4(127, 255, 255, 255), Port: s.addr().Port}); err != nil {
+		t.Fatal(err)
+	}
+	if r := next(t, s); len(r.data) != 0 {
+		t.Errorf("a broadcast was taken for %q", r.data)
+	}
+}
+
+// next waits for a datagram.
+func next(t *testing.T, s *kernelSocket) received {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+		if s.receive(s.fd) > 0 {
+			return s.in.received[0]
+		}
+	}
+	t.Fatal("nothing arrived")
+	return received{}
+}
+
+// Several sockets share a port, but not with another server.
+func TestSocketsShareAPort(t *testing.T) {
+	sockets, err := openSockets("127.0.0.1:0", 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sockets {
+		defer s.close()
+		if s.addr().Port != sockets[0].addr().Port {
+			t.Errorf("ports %d and %d", s.addr().Port, sockets[0].addr().Port)
+		}
+	}
+	for _, count := range []int{1, 2} {
+		others, err := openSockets(sockets[0].addr().String(), count)
+		if err == nil {
+			t.Errorf("%d more sockets joined", count)
+		}
+		for _, s := range others {
+			s.close()
+		}
+	}
+}
