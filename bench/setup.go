@@ -29,9 +29,9 @@ func prepare() (string, error) {
 	if err := os.Chmod(folder, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-gcflags=all=-l", "-gcflags=flytftp/singleport=", "-o", folder,
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -buildid=", "-gcflags=all=-l", "-gcflags=flytftp/singleport=", "-o", folder,
 		"flytftp", "flytftp/bench/bare")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=nogreenteagc")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		os.RemoveAll(folder)
 		return "", fmt.Errorf("build (run the bench in the folder of the module): %w\n%s", err, output)
