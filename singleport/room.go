@@ -31,7 +31,7 @@ func (s *shard) makeRoom(p prefix, now int64) bool {
 	surplus := 0
 	for _, t := range s.peers {
 		switch {
-		case t.proven && t.isIdle(now):
+		case t.canMakeWay() && t.isIdle(now):
 			s.makeWay(t)
 			found = true
 		case surplus == 0:
@@ -50,7 +50,7 @@ func (s *shard) makeRoom(p prefix, now int64) bool {
 	for _, t := range s.peers {
 		if prefixOf(t.route.peer.ip) == majority {
 			held++
-			if t.proven && (longest == nil || t.began < longest.began) {
+			if t.canMakeWay() && (longest == nil || t.began < longest.began) {
 				longest = t
 			}
 		}
@@ -64,13 +64,16 @@ func (s *shard) makeRoom(p prefix, now int64) bool {
 		if surplus == 1 { // that was longest
 			break
 		}
-		if t.proven && prefixOf(t.route.peer.ip) == majority && t.isSlow(now, hoardTime, hoardRate) {
+		if t.canMakeWay() && prefixOf(t.route.peer.ip) == majority && t.isSlow(now, hoardTime, hoardRate) {
 			s.makeWay(t)
 			surplus--
 		}
 	}
 	return true
 }
+
+// canMakeWay reports whether t is proven, and its goroutine, which waits for the peer and not for a file, ends with it.
+func (t *Transfer) canMakeWay() bool { return t.proven && t.waiting }
 
 // isIdle reports whether the peer of a proven transfer makes next to no use of it.
 func (t *Transfer) isIdle(now int64) bool {

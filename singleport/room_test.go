@@ -24,11 +24,12 @@ func (n *network) crowd(third byte, count int) []*port {
 	return ports
 }
 
-// asks reports what another client gets: a DATA or not.
+// asks reports whether another client gets a transfer, which it then begins.
 func (n *network) asks(third byte, p uint16) bool {
 	c := n.client(int(third)<<8, p, 64)
 	c.send(requestOf("a", "octet"))
 	answer := c.expect(500 * time.Millisecond)
+	c.send(ackOf(1))
 	return len(answer) > 1 && answer[1] == wireDATA
 }
 

@@ -162,12 +162,18 @@ func (s *shard) request(r *received, now int64) {
 	}
 }
 
-// admit asks the admission, and ends older transfers as it demands.
+// admit asks the admission, and ends older transfers where that lets the request in.
 func (s *shard) admit(r *received, asked *request, now int64) (pass, verdict) {
 	p := prefixOf(r.route.peer.ip)
-	if s.server.Active() >= s.server.config.MaxTransfers {
-		s.makeRoom(p, now)
+	pass, verdict := s.ask(p, asked, now)
+	if (verdict == busy || verdict == crowded) && s.server.Active() >= s.server.config.MaxTransfers && s.makeRoom(p, now) {
+		return s.ask(p, asked, now)
 	}
+	return pass, verdict
+}
+
+// ask asks the admission, and ends unproven transfers as it demands.
+func (s *shard) ask(p prefix, asked *request, now int64) (pass, verdict) {
 	for {
 		oldest := now
 		if t := s.unproven.first; t != nil {
@@ -225,14 +231,12 @@ func (s *shard) offer(t *Transfer) {
 		s.server.reserved.Add(t.reserved)
 	}
 	t.setSegmentSize()
-	t.offeredAt = s.server.now()
-	s.unproven.add(t)
 	if oack == nil {
 		s.engine.enqueue(t, deliverTerms)
 		return
 	}
 	t.oack = oack
-	s.repeat(t, t.offeredAt)
+	s.repeat(t, s.server.now())
 }
 
 // load takes the next segment from the engine.
@@ -263,6 +267,9 @@ func (s *shard) repeat(t *Transfer, now int64) {
 func (s *shard) answered(t *Transfer, now int64) {
 	if t.datagrams++; t.datagrams > 1 {
 		t.estimator.backoff++
+	} else {
+		t.offeredAt = now
+		s.unproven.add(t)
 	}
 	s.arm(t, now)
 }

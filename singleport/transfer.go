@@ -47,7 +47,7 @@ type Transfer struct {
 	listed        bool
 	proven        bool
 	provenAt      int64
-	offeredAt     int64
+	offeredAt     int64  // when the first answer was sent
 	oack          []byte // until the peer acknowledged it, else nil
 	datagrams     int    // first answers that were sent to an unproven peer
 	declined      bool   // the peer acknowledges no empty block
