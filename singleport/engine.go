@@ -287,8 +287,8 @@ func (e *engine) close() {
 	e.server.Shutdown()
 }
 
-// LocalAddr implements net.PacketConn.
-func (e *engine) LocalAddr() net.Addr { return e.shard.socket.addr() }
+// LocalAddr implements net.PacketConn. pin/tftp only wants to parse it (server.go, Serve), which fails for an address with a zone.
+func (e *engine) LocalAddr() net.Addr { return &net.UDPAddr{IP: net.IPv4zero} }
 
 // Close, and deadlines, are the shard's affair.
 func (e *engine) Close() error                     { return nil }

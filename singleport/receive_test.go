@@ -14,7 +14,10 @@ type sink struct {
 	blocks int
 }
 
-func (s *sink) addr() *net.UDPAddr { return &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 69} }
+// addr has a zone, which pin/tftp would not understand.
+func (s *sink) addr() *net.UDPAddr {
+	return &net.UDPAddr{IP: net.ParseIP("fe80::1"), Port: 69, Zone: "eth0"}
+}
 
 func (s *sink) serve(func([]received)) error {
 	<-s.done
