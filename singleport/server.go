@@ -204,8 +204,8 @@ const (
 	// segmentMemory, in bytes, is divided among the transfers.
 	segmentMemory = 2 << 20
 	// windowMemory, in bytes, is what windows may hold. A transfer may have a share of what is left.
-	windowMemory = 4 << 20
-	windowShare  = 4
+	windowMemory = 5 << 20
+	windowShare  = 5
 )
 
 // windowBytes returns the bytes that the window of one more transfer may hold.
