@@ -377,9 +377,8 @@ func TestAnswersOnTheWire(t *testing.T) {
 	must(t, os.Symlink("/etc/hostname", folder+"/out.txt"))
 	must(t, syscall.Mkfifo(folder+"/fifo.txt", 0o644))
 	const (
-		notFound = "\x00\x05\x00\x01File not found\x00"
-		denied   = "\x00\x05\x00\x02Access violation\x00"
-		illegal  = "\x00\x05\x00\x04Illegal TFTP operation\x00"
+		denied  = "\x00\x05\x00\x02Access violation\x00"
+		illegal = "\x00\x05\x00\x04Illegal TFTP operation\x00"
 	)
 	d := start(t, folder)
 	for _, c := range []struct{ request, answer, line string }{

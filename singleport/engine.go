@@ -216,7 +216,7 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if opcode == opERROR {
 		s.fail(t, t.readFailure)
 		s.flush()
-		if t.answered {
+		if t.returned {
 			s.release(t)
 		}
 		return len(b), nil
@@ -253,7 +253,7 @@ func (e *engine) read(_ string, rf io.ReaderFrom) error {
 	err := s.server.handle(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	t.answered = true
+	t.returned = true
 	if !t.sent {
 		t.readFailure = err
 		return errEnded // so that pin/tftp reports it, in WriteTo, and lets the transfer go

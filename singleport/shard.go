@@ -354,7 +354,6 @@ func (s *shard) expire() {
 // elapsed does what is due of t.
 func (s *shard) elapsed(t *Transfer, now int64) {
 	w := &t.window
-	lost := t.proven && t.oack == nil
 	switch {
 	case now-t.progress >= int64(progressTime) && (w.inFlight() > 0 || !t.proven):
 		s.drop(t, ErrTimedOut)
@@ -370,7 +369,7 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.finish(t)
 	case t.tries >= maxTries, t.tries >= lastTries && w.last > 0 && w.acked == w.last-1:
 		s.drop(t, ErrTimedOut)
-	case lost:
+	default: // something was lost
 		t.tries++
 		t.estimator.backoff++
 		if w.windowSize > 1 {

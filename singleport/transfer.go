@@ -32,7 +32,7 @@ type Transfer struct {
 	readFailure  error     // of the file, or why the Handler refused; of pin/tftp's goroutine
 
 	sent      bool  // Send was called
-	answered  bool  // the Handler has returned
+	returned  bool  // the Handler has
 	size      int64 // of the file, bytes, as Send was told
 	over      bool  // nothing is sent any more
 	end       error // why, if not because all has arrived
