@@ -36,13 +36,13 @@ func eachVictim(t *testing.T, root string, test func(t *testing.T, f family, d *
 	})
 }
 
-// silentPeer sends requests and answers nothing, like a victim in whose name they are forged.
-type silentPeer struct {
+// silentClient sends requests and answers nothing, like a victim in whose name they are forged.
+type silentClient struct {
 	conn    *net.UDPConn
 	headers int
 }
 
-func newSilentPeer(t *testing.T, f family, server string) *silentPeer {
+func newSilentClient(t *testing.T, f family, server string) *silentClient {
 	t.Helper()
 	to, err := net.ResolveUDPAddr(f.network, server)
 	must(t, err)
@@ -52,11 +52,11 @@ func newSilentPeer(t *testing.T, f family, server string) *silentPeer {
 	}
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })
-	return &silentPeer{conn, f.headers}
+	return &silentClient{conn, f.headers}
 }
 
 // send returns the bytes on the wire.
-func (p *silentPeer) send(t *testing.T, request string) int {
+func (p *silentClient) send(t *testing.T, request string) int {
 	t.Helper()
 	_, err := p.conn.Write([]byte(request))
 	must(t, err)
@@ -64,7 +64,7 @@ func (p *silentPeer) send(t *testing.T, request string) int {
 }
 
 // drawn returns what has arrived, in bytes on the wire.
-func (p *silentPeer) drawn(t *testing.T) (datagrams, bytes int) {
+func (p *silentClient) drawn(t *testing.T) (datagrams, bytes int) {
 	t.Helper()
 	raw, err := p.conn.SyscallConn()
 	must(t, err)
@@ -82,15 +82,15 @@ func (p *silentPeer) drawn(t *testing.T) (datagrams, bytes int) {
 	return datagrams, bytes
 }
 
-// awaitTimeouts waits until the server has given up its transfers with all of the peers, so that nothing more is to come.
-func awaitTimeouts(d *daemon, peers ...*silentPeer) {
+// awaitTimeouts waits until the server has given up its transfers with all of the clients, so that nothing more is to come.
+func awaitTimeouts(d *daemon, clients ...*silentClient) {
 	d.t.Helper()
 	waiting := map[string]bool{}
-	for _, p := range peers {
+	for _, p := range clients {
 		waiting[p.conn.LocalAddr().String()] = true
 	}
 	for len(waiting) > 0 {
-		delete(waiting, field(d.waitFor("timed out "), "peer"))
+		delete(waiting, field(d.waitFor("timed out "), "client"))
 	}
 }
 
@@ -121,11 +121,11 @@ func TestAmplification(t *testing.T) {
 			{"refused name of one letter", rrq("x", "octet"), 1, 1.3},
 			{"mode and name of one letter", rrq("x", "x"), 1, 1.7},
 		}
-		var peers, unanswered []*silentPeer
+		var clients, unanswered []*silentClient
 		var sent []int
 		for _, c := range cases {
-			p := newSilentPeer(t, f, addr)
-			peers = append(peers, p)
+			p := newSilentClient(t, f, addr)
+			clients = append(clients, p)
 			sent = append(sent, p.send(t, c.request))
 			if c.datagrams > 1 {
 				unanswered = append(unanswered, p)
@@ -134,7 +134,7 @@ func TestAmplification(t *testing.T) {
 		awaitTimeouts(d, unanswered...)
 		table := "| Request | bytes | datagrams drawn | bytes drawn | factor |\n|---|--:|--:|--:|--:|\n"
 		for i, c := range cases {
-			datagrams, bytes := peers[i].drawn(t)
+			datagrams, bytes := clients[i].drawn(t)
 			factor := float64(bytes) / float64(sent[i])
 			table += fmt.Sprintf("| %s | %d | %d | %d | %.2f |\n", c.name, sent[i], datagrams, bytes, factor)
 			if datagrams != c.datagrams {
@@ -165,9 +165,9 @@ func TestForgedFlood(t *testing.T) {
 	writeFile(t, root+"/ipxe.efi", content)
 	flood := []string{rrq("undionly.kpxe", "octet"), rrq("ipxe.efi", "octet")}
 	eachVictim(t, root, func(t *testing.T, f family, d *daemon, addr string) {
-		var victims []*silentPeer
+		var victims []*silentClient
 		for range ports {
-			victims = append(victims, newSilentPeer(t, f, addr))
+			victims = append(victims, newSilentClient(t, f, addr))
 		}
 		sent := 0
 		began := time.Now()
@@ -177,7 +177,7 @@ func TestForgedFlood(t *testing.T) {
 			sent += victims[i%ports].send(t, flood[i/ports%len(flood)])
 			if i == requests/2 {
 				if got, refusal := dial(t, d.addr).fetch(rrq("ipxe.efi", "octet"), nil); len(got) != len(content) || refusal != "" {
-					t.Errorf("another peer got %d bytes, ERROR %q", len(got), refusal)
+					t.Errorf("another client got %d bytes, ERROR %q", len(got), refusal)
 				}
 			}
 			if i%burst == 0 {
@@ -186,7 +186,7 @@ func TestForgedFlood(t *testing.T) {
 		}
 		flooded := time.Since(began)
 		// What begins now is given up last.
-		last := newSilentPeer(t, family{network: "udp4", victim: "127.0.10.1"}, d.addr)
+		last := newSilentClient(t, family{network: "udp4", victim: "127.0.10.1"}, d.addr)
 		last.send(t, flood[0])
 		awaitTimeouts(d, last)
 		elapsed := time.Since(began)

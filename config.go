@@ -25,16 +25,13 @@ type config struct {
 
 // Defaults and bounds of the options that singleport does not name.
 const (
-	defaultListen    = ":69"                    // IANA's port of TFTP, IPv4 and IPv6
-	flyListen        = "fly-global-services:69" // the only address that UDP answers may leave a Fly machine from
-	defaultRoot      = "files"
-	defaultUser      = "65532:65532" // "nonroot" of distroless images
-	defaultGrace     = "4s"          // Fly.io kills after 5 s
-	maxGrace         = time.Hour
-	defaultBlockSize = 1468 // bytes: 1500 of Ethernet less 20 IPv4, 8 UDP and 4 TFTP; more would be fragments
-	defaultWindow    = 64   // blocks
-	defaultTransfers = 2000
-	maxTransfers     = 100_000
+	defaultListen = ":69"                    // IANA's port of TFTP, IPv4 and IPv6
+	flyListen     = "fly-global-services:69" // the only address that UDP answers may leave a Fly machine from
+	defaultRoot   = "files"
+	defaultUser   = "65532:65532" // "nonroot" of distroless images
+	defaultGrace  = "4s"          // Fly.io kills after 5 s
+	maxGrace      = time.Hour
+	maxTransfers  = 100_000
 )
 
 // option is one flag with all that -h, the environment and the README say of it.
@@ -62,11 +59,11 @@ func options(c *config, getenv func(string) string) []option {
 			meaning: "folder of the files that are served", set: c.setRoot},
 		{name: "allow", variable: "TFTP_ALLOW", initial: defaultAllow, shown: "boot files", values: "extensions, none, *",
 			meaning: "extensions that may be read; none allows names without one, * all", set: c.setAllow},
-		number("max-blksize", "TFTP_MAX_BLKSIZE", defaultBlockSize, singleport.DefaultBlockSize, singleport.MaxBlockSize,
+		number("max-blksize", "TFTP_MAX_BLKSIZE", singleport.DefaultMaxBlockSize, singleport.DefaultBlockSize, singleport.MaxBlockSize,
 			"largest blksize granted, in bytes", &c.limits.MaxBlockSize),
-		number("max-windowsize", "TFTP_MAX_WINDOWSIZE", defaultWindow, 1, singleport.MaxWindowSize,
+		number("max-windowsize", "TFTP_MAX_WINDOWSIZE", singleport.DefaultMaxWindowSize, 1, singleport.MaxWindowSize,
 			"largest windowsize granted, in blocks", &c.limits.MaxWindowSize),
-		number("max-transfers", "TFTP_MAX_TRANSFERS", defaultTransfers, 1, maxTransfers,
+		number("max-transfers", "TFTP_MAX_TRANSFERS", singleport.DefaultMaxTransfers, 1, maxTransfers,
 			"transfers at a time; above it requests get ERROR 0", &c.limits.MaxTransfers),
 		number("rate", "TFTP_RATE", singleport.DefaultRate, 1, singleport.MaxRate,
 			"requests a second from one /24 of IPv4 or /56 of IPv6", &c.limits.Rate),

@@ -776,7 +776,7 @@ func TestWayBackToRoot(t *testing.T) {
 type service struct {
 	root   *os.Root
 	socket *net.UDPConn
-	peer   *net.UDPConn
+	client *net.UDPConn
 }
 
 func newService(root *os.Root) (*service, error) {
@@ -784,8 +784,8 @@ func newService(root *os.Root) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	peer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	return &service{root, socket, peer}, err
+	client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	return &service{root, socket, client}, err
 }
 
 func (s *service) run() error {
@@ -875,7 +875,7 @@ func (s *service) read(path string, size int) error {
 
 // echo sends a datagram from one socket to the other; several may, so it takes any.
 func (s *service) echo() error {
-	if _, err := s.peer.WriteTo([]byte("datagram"), s.socket.LocalAddr()); err != nil {
+	if _, err := s.client.WriteTo([]byte("datagram"), s.socket.LocalAddr()); err != nil {
 		return err
 	}
 	s.socket.SetReadDeadline(time.Now().Add(patience))

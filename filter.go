@@ -12,7 +12,7 @@ import (
 // boot file name (RFC 2132 section 9.5).
 const maxNameLength = 255
 
-// Why a name is refused. The peer learns none of it: it gets ERROR 2 whether the file exists or not.
+// Why a name is refused. The client learns none of it: it gets ERROR 2 whether the file exists or not.
 var (
 	errNameEmpty    = errors.New("the name is empty")
 	errNameLong     = errors.New("the name is over 255 bytes")

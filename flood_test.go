@@ -150,7 +150,7 @@ func TestFlood(t *testing.T) {
 			}
 		}
 		fetch()
-		for _, socket := range sockets { // what it proved to be a peer for would live for 30 s
+		for _, socket := range sockets { // what it proved to be a client for would live for 30 s
 			socket.Write([]byte("\x00\x05\x00\x00the end\x00"))
 		}
 		wait("descriptors are not closed", func() bool { return d.descriptors() <= descriptors })

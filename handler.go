@@ -16,7 +16,7 @@ import (
 // transfer is what the handler needs of a *singleport.Transfer.
 type transfer interface {
 	Name() string
-	Peer() netip.AddrPort
+	Client() netip.AddrPort
 	Mode() singleport.Mode
 	Send(r io.Reader, size int64) error
 	Stats() singleport.Stats
@@ -30,18 +30,18 @@ type handler struct {
 	own   []netip.Addr // addresses that only this machine sends from
 }
 
-// answer serves one RRQ: name to path, path to open file, file to peer, and one line in the log.
+// answer serves one RRQ: name to path, path to open file, file to client, and one line in the log.
 func (h *handler) answer(t transfer) error {
 	path, err := resolveName(t.Name(), h.allow)
 	if err != nil {
-		if t.Name() != "" || !h.isOwn(t.Peer().Addr()) { // that is -healthcheck
-			h.log.refused("denied", t.Peer(), "file=%+q peer=%v why=%+q", t.Name(), t.Peer(), err.Error())
+		if t.Name() != "" || !h.isOwn(t.Client().Addr()) { // that is -healthcheck
+			h.log.refused("denied", t.Client(), "file=%+q client=%v why=%+q", t.Name(), t.Client(), err.Error())
 		}
 		return singleport.ErrAccess
 	}
 	file, err := open(h.root, path)
 	if err != nil {
-		h.log.refused(outcome(err), t.Peer(), "file=%+q peer=%v why=%+q", path, t.Peer(), err.Error())
+		h.log.refused(outcome(err), t.Client(), "file=%+q client=%v why=%+q", path, t.Client(), err.Error())
 		return err
 	}
 	defer file.Close()
@@ -56,16 +56,16 @@ func (h *handler) answer(t transfer) error {
 	return err
 }
 
-func (h *handler) isOwn(peer netip.Addr) bool {
+func (h *handler) isOwn(client netip.Addr) bool {
 	for _, own := range h.own {
-		if peer == own {
+		if client == own {
 			return true
 		}
 	}
-	return peer.IsLoopback()
+	return client.IsLoopback()
 }
 
-// failure is why a file cannot be read: the peer gets answer, why goes to the log alone.
+// failure is why a file cannot be read: the client gets answer, why goes to the log alone.
 type failure struct {
 	answer *singleport.Error
 	why    string
@@ -152,7 +152,7 @@ func (f *wholeFile) Read(p []byte) (int, error) {
 	case err != nil:
 		f.err = &failure{singleport.ErrRead, openFailure(err).why}
 	case f.left == 0:
-		// Before the last block leaves, because with it the peer believes to have the whole file.
+		// Before the last block leaves, because with it the client believes to have the whole file.
 		if info, err := f.file.Stat(); err != nil || !info.ModTime().Equal(f.modified) {
 			f.err = &failure{singleport.ErrRead, "the file was written to while it was sent; replace it by rename instead"}
 		}

@@ -28,9 +28,9 @@ type fakeTransfer struct {
 
 const segment = 16 << 10
 
-func (t *fakeTransfer) Name() string          { return t.name }
-func (t *fakeTransfer) Peer() netip.AddrPort  { return netip.MustParseAddrPort("192.0.2.7:2070") }
-func (t *fakeTransfer) Mode() singleport.Mode { return t.mode }
+func (t *fakeTransfer) Name() string           { return t.name }
+func (t *fakeTransfer) Client() netip.AddrPort { return netip.MustParseAddrPort("192.0.2.7:2070") }
+func (t *fakeTransfer) Mode() singleport.Mode  { return t.mode }
 func (t *fakeTransfer) Stats() singleport.Stats {
 	return singleport.Stats{Bytes: int64(t.sent.Len()), BlockSize: 1468, WindowSize: 4, Retransmits: 2, Duration: 212345678}
 }
@@ -173,11 +173,11 @@ func TestAnswer(t *testing.T) {
 	}
 	lines := log()
 	for _, want := range []string{
-		`sent file="a.txt" peer=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms` + "\n",
-		`denied file="/A/../a.txt" peer=192.0.2.7:2070 why="a .. element in the name"` + "\n",
-		`not found file="absent.txt" peer=192.0.2.7:2070 why="no such file or directory"` + "\n",
-		`denied file="folder.txt" peer=192.0.2.7:2070 why="not a regular file"` + "\n",
-		`denied file="" peer=192.0.2.7:2070 why="the name is empty"` + "\n",
+		`sent file="a.txt" client=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms` + "\n",
+		`denied file="/A/../a.txt" client=192.0.2.7:2070 why="a .. element in the name"` + "\n",
+		`not found file="absent.txt" client=192.0.2.7:2070 why="no such file or directory"` + "\n",
+		`denied file="folder.txt" client=192.0.2.7:2070 why="not a regular file"` + "\n",
+		`denied file="" client=192.0.2.7:2070 why="the name is empty"` + "\n",
 	} {
 		if !strings.Contains(lines, want) {
 			t.Errorf("no line %q in the log:\n%s", want, lines)
@@ -233,7 +233,7 @@ func TestAnswerNetASCII(t *testing.T) {
 	}
 }
 
-// What happens to a file while it is sent: the peer has it whole as it was, or an error before the last block.
+// What happens to a file while it is sent: the client has it whole as it was, or an error before the last block.
 func TestAnswerChangedFile(t *testing.T) {
 	path := "a.img"
 	whole := func(size int) []byte { return pattern(size) }
@@ -304,17 +304,17 @@ func TestOutcome(t *testing.T) {
 	writeFile(t, folder+"/a.txt", []byte("hello"))
 	for _, err := range []error{
 		singleport.ErrTimedOut, singleport.ErrReplaced, singleport.ErrStopped,
-		&singleport.PeerError{Code: 8, Message: "User aborted\x1b[2J"}, errors.New("another"),
+		&singleport.ClientError{Code: 8, Message: "User aborted\x1b[2J"}, errors.New("another"),
 	} {
 		if got := h.answer(&fakeTransfer{name: "a.txt", mode: singleport.Octet, fails: err}); !errors.Is(got, err) {
 			t.Errorf("%v became %v", err, got)
 		}
 	}
-	const figures = ` file="a.txt" peer=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms why=`
-	want := "timed out" + figures + `"no answer from the peer"` + "\n" +
-		"failed" + figures + `"the peer began another request"` + "\n" +
+	const figures = ` file="a.txt" client=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms why=`
+	want := "timed out" + figures + `"no answer from the client"` + "\n" +
+		"failed" + figures + `"the client began another request"` + "\n" +
 		"failed" + figures + `"the server stopped"` + "\n" +
-		"failed" + figures + `"the peer sent ERROR 8 \"User aborted\\x1b[2J\""` + "\n" +
+		"failed" + figures + `"the client sent ERROR 8 \"User aborted\\x1b[2J\""` + "\n" +
 		"failed" + figures + `"another"` + "\n"
 	if got := log(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)

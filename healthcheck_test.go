@@ -18,7 +18,7 @@ func answerUDP(t *testing.T, reply func(count int) string) string {
 	go func() {
 		b := make([]byte, 1024)
 		for count := 1; ; count++ {
-			n, peer, err := conn.ReadFrom(b)
+			n, client, err := conn.ReadFrom(b)
 			if err != nil {
 				return
 			}
@@ -26,7 +26,7 @@ func answerUDP(t *testing.T, reply func(count int) string) string {
 				t.Errorf("asked %q", b[:n])
 			}
 			if r := reply(count); r != "" {
-				conn.WriteTo([]byte(r), peer)
+				conn.WriteTo([]byte(r), client)
 			}
 		}
 	}()

@@ -225,15 +225,15 @@ quit
 				t.Errorf("%s: %d bytes, %v", name, len(got), err)
 			}
 		}
-		events, peers := map[string]int{}, map[string]bool{}
+		events, clients := map[string]int{}, map[string]bool{}
 		for range 6 { // in any order: the goroutine of a transfer may log after the next request's
 			line := d.waitFor("")
 			event, _, _ := strings.Cut(line, " file=")
 			events[event]++
-			peers[field(line, "peer")] = true
+			clients[field(line, "client")] = true
 		}
-		if events["sent"] != 4 || events["not found"] != 1 || events["denied"] != 1 || len(peers) != 1 {
-			t.Errorf("%v from %v", events, peers)
+		if events["sent"] != 4 || events["not found"] != 1 || events["denied"] != 1 || len(clients) != 1 {
+			t.Errorf("%v from %v", events, clients)
 		}
 	})
 }
@@ -246,7 +246,7 @@ func TestClientsRefused(t *testing.T) {
 	local := t.TempDir()
 	upload := filepath.Join(local, "upload")
 	writeFile(t, upload, []byte("upload"))
-	// curl tells the two apart by its exit status; its message is lost where it then asks for the address of the peer.
+	// curl tells the two apart by its exit status; its message is lost where it then asks for the address of the client.
 	for _, c := range []struct {
 		name            string
 		get, put        []string
@@ -288,7 +288,7 @@ func TestClientsRefused(t *testing.T) {
 					if err != nil || status != request.status || !strings.Contains(shown, want) {
 						t.Errorf("%q: status %d, %v, %q; want %d, %q", request.args, status, err, shown, request.status, want)
 					}
-					d.waitFor(request.line + ` file="` + request.name + `" peer=`)
+					d.waitFor(request.line + ` file="` + request.name + `" client=`)
 				}
 				if left, err := os.ReadDir(folder); err != nil || len(left) != 1 {
 					t.Errorf("the folder has now %v %v", left, err)
@@ -349,7 +349,7 @@ func relay(t *testing.T, server string, seed uint64) (addr string) {
 	return front.LocalAddr().String()
 }
 
-// link is one direction of a relay. It never fails twice in a row: an unproven peer is sent three first answers, and if all
+// link is one direction of a relay. It never fails twice in a row: an unconfirmed client is sent three first answers, and if all
 // came to nothing the transfer would rightly end.
 type link struct {
 	dice   *rand.Rand
@@ -491,7 +491,7 @@ func TestFirmware(t *testing.T) {
 	}
 	for _, c := range []struct {
 		what  string
-		line  string // of the log, up to the peer
+		line  string // of the log, up to the client
 		end   string // of the same line, from its bytes on
 		steps []step
 	}{
@@ -510,7 +510,7 @@ func TestFirmware(t *testing.T) {
 			says(ack(5), block(efi, 1432, 6)),
 			says(ack(6)),
 		}},
-		{"EDK2 asks for the size", `failed file="snp.efi"`, `why="the peer sent ERROR 8 \"User aborted the transfer\""`, []step{
+		{"EDK2 asks for the size", `failed file="snp.efi"`, `why="the client sent ERROR 8 \"User aborted the transfer\""`, []step{
 			says(rrq("snp.efi", "octet", "tsize", "0", "blksize", "1468", "windowsize", "4"), "\x00\x06tsize\x007340\x00blksize\x001468\x00windowsize\x004\x00"),
 			says("\x00\x05\x00\x08User aborted the transfer\x00"),
 		}},
@@ -589,7 +589,7 @@ func TestFirmware(t *testing.T) {
 			says(ack(1), block(pattern(700), 512, 2)),
 			says(ack(2)),
 		}},
-		{"a client starts again", `failed file="kernel.img"`, `why="the peer began another request"`, []step{
+		{"a client starts again", `failed file="kernel.img"`, `why="the client began another request"`, []step{
 			says(rrq("kernel.img", "octet", "windowsize", "2"), "\x00\x06windowsize\x002\x00"),
 			says(ack(0), block(kernel, 512, 1), block(kernel, 512, 2)),
 			says(rrq("boot.ipxe", "octet", "blksize", "1432"), "\x00\x06blksize\x001432\x00"),
@@ -597,7 +597,7 @@ func TestFirmware(t *testing.T) {
 			says(ack(0), "\x00\x03\x00\x01#!ipxe\nshell\n"),
 			says(ack(1)),
 		}},
-		{"an ERROR ends it", `failed file="kernel.img"`, `why="the peer sent ERROR 3 \"disk full\""`, []step{
+		{"an ERROR ends it", `failed file="kernel.img"`, `why="the client sent ERROR 3 \"disk full\""`, []step{
 			says(rrq("kernel.img", "octet"), block(kernel, 512, 1)),
 			says("\x00\x05\x00\x03disk full\x00"),
 			says(ack(1)),
@@ -615,7 +615,7 @@ func TestFirmware(t *testing.T) {
 		if c.line == "" {
 			continue
 		}
-		if line := d.waitFor(c.line + " peer=" + client.conn.LocalAddr().String()); !strings.Contains(line, c.end) {
+		if line := d.waitFor(c.line + " client=" + client.conn.LocalAddr().String()); !strings.Contains(line, c.end) {
 			t.Errorf("%s: no %q in %s", c.what, c.end, line)
 		}
 		if strings.HasPrefix(c.line, "sent ") && strings.Contains(d.logged(), "failed ") {
@@ -649,7 +649,7 @@ func TestFirmwareEmptyFile(t *testing.T) {
 			}
 		}
 		client.conn.Write([]byte(c.end))
-		d.waitFor(`sent file="empty.ipxe" peer=` + client.conn.LocalAddr().String() + " bytes=0 ")
+		d.waitFor(`sent file="empty.ipxe" client=` + client.conn.LocalAddr().String() + " bytes=0 ")
 	}
 }
 
@@ -707,20 +707,20 @@ func TestOptionsOnTheWire(t *testing.T) {
 	}
 }
 
-// A peer that never answers draws three datagrams, and then the transfer is over.
-func TestSilentPeer(t *testing.T) {
+// A client that never answers draws three datagrams, and then the transfer is over.
+func TestSilentClient(t *testing.T) {
 	t.Parallel()
 	folder := publicFolder(t)
 	writeFile(t, folder+"/a.txt", []byte("hello"))
 	d := start(t, folder)
 	c := dial(t, d.addr)
 	c.conn.Write([]byte(rrq("a.txt", "octet", "timeout", "1")))
-	line := d.waitFor(`timed out file="a.txt" peer=` + c.conn.LocalAddr().String())
+	line := d.waitFor(`timed out file="a.txt" client=` + c.conn.LocalAddr().String())
 	if !strings.Contains(line, " bytes=0 ") || !strings.Contains(line, " retransmits=2 ") {
 		t.Error(line)
 	}
 	oack := "\x00\x06timeout\x001\x00"
-	c.plays("silent peer", says("", oack, oack, oack))
+	c.plays("silent client", says("", oack, oack, oack))
 }
 
 // At -max-transfers one answer a second says so, and over -rate there is none.
@@ -814,7 +814,7 @@ func TestPortReuse(t *testing.T) {
 		}
 		repeats := 0
 		for range transfers {
-			line := d.waitFor(`sent file="a.img" peer=` + c.conn.LocalAddr().String() + " bytes=1400 ")
+			line := d.waitFor(`sent file="a.img" client=` + c.conn.LocalAddr().String() + " bytes=1400 ")
 			if field(line, "retransmits") != "0" {
 				repeats++
 			}

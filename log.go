@@ -12,13 +12,13 @@ import (
 
 // Bounds of the log, so that neither a flood of requests nor a reader that stopped reading can hurt the server.
 const (
-	maxPending     = 64 << 10         // bytes that wait for a slow reader; more are counted and lost
-	sumInterval    = 10 * time.Second // after which what was not written is summed up
-	linesPerSource = 20               // lines of one event and source prefix in an interval
-	linesOfAll     = 200              // lines of refusals and failures in an interval
-	maxSums        = 128              // pairs of event and source prefix that are counted apart, 30 KiB at most
-	fewStrays      = 16               // that are not worth a line: clients acknowledge ERRORs, and twice what came twice
-	panicStacks    = 10               // stacks that are written in the life of the process
+	maxPending      = 64 << 10         // bytes that wait for a slow reader; more are counted and lost
+	sumInterval     = 10 * time.Second // after which what was not written is summed up
+	linesPerNetwork = 20               // lines of one event and source prefix in an interval
+	linesOfAll      = 200              // lines of refusals and failures in an interval
+	maxSums         = 128              // pairs of event and source prefix that are counted apart, 30 KiB at most
+	fewStrays       = 16               // that are not worth a line: clients acknowledge ERRORs, and twice what came twice
+	panicStacks     = 10               // stacks that are written in the life of the process
 )
 
 // journal writes the log: one line an event, words, then key=value. Whatever comes from the network or the disk is
@@ -32,20 +32,20 @@ type journal struct {
 	mu      sync.Mutex // never held while w is written to: the goroutine that reads the socket takes it
 	pending []byte
 	lost    int // lines
-	sums    map[source]*sum
+	sums    map[counted]*sum
 	since   time.Time   // when the first of sums was counted
 	timer   *time.Timer // runs while there are sums
 	lines   int         // of refusals since then
 	panics  int
 }
 
-// source is what refusals are counted by. The zero prefix is everybody who found no room in the map.
-type source struct {
-	event  string
-	prefix netip.Prefix
+// counted is what refusals are counted by. The zero network is everybody who found no room in the map.
+type counted struct {
+	event   string
+	network netip.Prefix
 }
 
-type sum struct{ lines, more int }
+type sum struct{ lines, suppressed int }
 
 // newJournal starts a goroutine that writes to w until close.
 func newJournal(w io.Writer) *journal {
@@ -54,7 +54,7 @@ func newJournal(w io.Writer) *journal {
 		wake: make(chan struct{}, 1),
 		quit: make(chan struct{}),
 		done: make(chan struct{}),
-		sums: map[source]*sum{},
+		sums: map[counted]*sum{},
 	}
 	go j.write()
 	return j
@@ -115,35 +115,35 @@ func (j *journal) append(words, format string, args []any) {
 // ended reports a transfer whose file was opened.
 func (j *journal) ended(path string, t transfer, err error) {
 	s := t.Stats()
-	const format = "file=%+q peer=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms" // a Duration's text is not always ASCII
-	args := []any{path, t.Peer(), s.Bytes, s.BlockSize, s.WindowSize, s.Retransmits, s.Duration.Seconds() * 1e3}
+	const format = "file=%+q client=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms" // a Duration's text is not always ASCII
+	args := []any{path, t.Client(), s.Bytes, s.BlockSize, s.WindowSize, s.Retransmits, s.Duration.Seconds() * 1e3}
 	if err == nil {
 		j.printf("sent "+format, args...)
 		return
 	}
-	j.refused(outcome(err), t.Peer(), format+" why=%+q", append(args, err.Error())...)
+	j.refused(outcome(err), t.Client(), format+" why=%+q", append(args, err.Error())...)
 }
 
 // refused reports what ended without a whole file: a line while the event is rare, a count of it when it is not or when format
 // is empty.
-func (j *journal) refused(event string, peer netip.AddrPort, format string, args ...any) {
+func (j *journal) refused(event string, client netip.AddrPort, format string, args ...any) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.timer == nil {
 		j.since = time.Now()
 		j.timer = time.AfterFunc(sumInterval, j.sumUp)
 	}
-	key := source{event, sourcePrefix(peer.Addr())}
+	key := counted{event, singleport.SourcePrefix(client.Addr())}
 	if j.sums[key] == nil && len(j.sums) >= maxSums {
-		key.prefix = netip.Prefix{}
+		key.network = netip.Prefix{}
 	}
 	s := j.sums[key]
 	if s == nil {
 		s = new(sum)
 		j.sums[key] = s
 	}
-	if format == "" || s.lines == linesPerSource || j.lines == linesOfAll {
-		s.more++
+	if format == "" || s.lines == linesPerNetwork || j.lines == linesOfAll {
+		s.suppressed++
 		return
 	}
 	s.lines++
@@ -156,14 +156,14 @@ func (j *journal) sumUp() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for key, s := range j.sums {
-		if s.more == 0 || key.event == strayEvent && s.more < fewStrays {
+		if s.suppressed == 0 || key.event == strayEvent && s.suppressed < fewStrays {
 			continue
 		}
-		peer := "others"
-		if key.prefix.IsValid() {
-			peer = key.prefix.String()
+		network := "others"
+		if key.network.IsValid() {
+			network = key.network.String()
 		}
-		j.append(key.event, " peer=%s more=%d in=%v", []any{peer, s.more, time.Since(j.since).Round(time.Second)})
+		j.append(key.event, " network=%s suppressed=%d in=%v", []any{network, s.suppressed, time.Since(j.since).Round(time.Second)})
 	}
 	clear(j.sums)
 	j.lines = 0
@@ -173,33 +173,23 @@ func (j *journal) sumUp() {
 	}
 }
 
-// sourcePrefix returns the network that one sender can be expected to have the addresses of, as admission counts them.
-func sourcePrefix(peer netip.Addr) netip.Prefix {
-	bits := 56
-	if peer.Is4() {
-		bits = 24
-	}
-	prefix, _ := peer.Prefix(bits)
-	return prefix
-}
-
 var strayEvent = singleport.RefusedStray.String()
 
-// Refused implements singleport.Observer. What a peer can send without end and nobody needs to see singly is counted alone.
-func (j *journal) Refused(peer netip.AddrPort, name string, why singleport.Refusal) {
+// Refused implements singleport.Observer. What a client can send without end and nobody needs to see singly is counted alone.
+func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Refusal) {
 	switch why {
 	case singleport.RefusedWrite:
-		j.refused("denied", peer, "file=%+q peer=%v why=\"write request\"", name, peer)
+		j.refused("denied", client, "file=%+q client=%v why=\"write request\"", name, client)
 	case singleport.RefusedMode:
-		j.refused("denied", peer, "file=%+q peer=%v why=\"neither octet nor netascii\"", name, peer)
+		j.refused("denied", client, "file=%+q client=%v why=\"neither octet nor netascii\"", name, client)
 	case singleport.RefusedBusy:
-		j.refused("busy", peer, "file=%+q peer=%v why=\"-max-transfers are running\"", name, peer)
+		j.refused("busy", client, "file=%+q client=%v why=\"-max-transfers are running\"", name, client)
 	case singleport.RefusedStopping:
-		j.refused("busy", peer, "file=%+q peer=%v why=\"the server is stopping\"", name, peer)
+		j.refused("busy", client, "file=%+q client=%v why=\"the server is stopping\"", name, client)
 	case singleport.RefusedRate:
-		j.refused("over rate", peer, "")
+		j.refused("over rate", client, "")
 	default:
-		j.refused(why.String(), peer, "")
+		j.refused(why.String(), client, "")
 	}
 }
 

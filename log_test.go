@@ -13,7 +13,7 @@ import (
 	"flytftp/singleport"
 )
 
-var testPeer = netip.MustParseAddrPort("192.0.2.7:2070")
+var testClient = netip.MustParseAddrPort("192.0.2.7:2070")
 
 // Whatever bytes a name has, a terminal sees printable ASCII, and one line.
 func TestJournalEscapes(t *testing.T) {
@@ -24,14 +24,14 @@ func TestJournalEscapes(t *testing.T) {
 	name := string(every) + "\u009b2J\u202e\u2028"
 	var out bytes.Buffer
 	j := newJournal(&out)
-	j.Refused(testPeer, name, singleport.RefusedWrite)
-	j.Refused(testPeer, name, singleport.RefusedMode)
-	j.Refused(testPeer, name, singleport.RefusedBusy)
+	j.Refused(testClient, name, singleport.RefusedWrite)
+	j.Refused(testClient, name, singleport.RefusedMode)
+	j.Refused(testClient, name, singleport.RefusedBusy)
 	j.Panicked(name, []byte("main.f()\n\tmain.go:1\n"))
 	h := &handler{log: j, allow: mustAllow(t, "*")}
 	h.answer(&fakeTransfer{name: name})
 	j.ended(name, &fakeTransfer{}, nil)
-	j.ended(name, &fakeTransfer{}, &singleport.PeerError{Message: name})
+	j.ended(name, &fakeTransfer{}, &singleport.ClientError{Message: name})
 	j.close()
 	if lines := strings.Count(out.String(), "\n"); lines != 7 {
 		t.Errorf("%d lines:\n%s", lines, out.String())
@@ -67,26 +67,26 @@ func TestJournalSumsUp(t *testing.T) {
 		j := newJournal(&out)
 		other := netip.MustParseAddrPort("[2001:db8:0:1ff::1]:7")
 		for i := range 100 {
-			j.refused("denied", testPeer, "file=%+q", fmt.Sprint(i))
+			j.refused("denied", testClient, "file=%+q", fmt.Sprint(i))
 		}
 		for range 5 {
 			j.Refused(other, "", singleport.RefusedRate)
 			j.Refused(other, "", singleport.RefusedMalformed)
 			j.Refused(other, "", singleport.RefusedStray)
 		}
-		j.refused("not found", testPeer, "file=%+q", "x")
+		j.refused("not found", testClient, "file=%+q", "x")
 		synctest.Wait()
 		before := out.String()
-		if lines := strings.Count(before, "\n"); lines != linesPerSource+1 {
+		if lines := strings.Count(before, "\n"); lines != linesPerNetwork+1 {
 			t.Errorf("%d lines before the sum:\n%s", lines, before)
 		}
 		time.Sleep(sumInterval)
 		synctest.Wait()
 		sums := strings.TrimPrefix(out.String(), before)
 		for _, want := range []string{
-			"denied peer=192.0.2.0/24 more=80 in=10s\n",
-			"over rate peer=2001:db8:0:100::/56 more=5 in=10s\n",
-			"malformed peer=2001:db8:0:100::/56 more=5 in=10s\n",
+			"denied network=192.0.2.0/24 suppressed=80 in=10s\n",
+			"over rate network=2001:db8:0:100::/56 suppressed=5 in=10s\n",
+			"malformed network=2001:db8:0:100::/56 suppressed=5 in=10s\n",
 		} {
 			if !strings.Contains(sums, want) {
 				t.Errorf("no %q in\n%s", want, sums)
@@ -98,10 +98,10 @@ func TestJournalSumsUp(t *testing.T) {
 		for range fewStrays {
 			j.Refused(other, "", singleport.RefusedStray)
 		}
-		j.refused("denied", testPeer, "file=%+q", "again") // has its line again
+		j.refused("denied", testClient, "file=%+q", "again") // has its line again
 		before = out.String()
 		j.close()
-		if got, want := strings.TrimPrefix(out.String(), before), "denied file=\"again\"\nstray peer=2001:db8:0:100::/56 more=16 in=0s\n"; got != want {
+		if got, want := strings.TrimPrefix(out.String(), before), "denied file=\"again\"\nstray network=2001:db8:0:100::/56 suppressed=16 in=0s\n"; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	})
@@ -113,9 +113,9 @@ func TestJournalManySources(t *testing.T) {
 	j := newJournal(&out)
 	const sources = 20_000
 	for i := range sources {
-		peer := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), 7)
-		j.refused("denied", peer, "file=%+q", "x")
-		j.Refused(peer, "", singleport.RefusedMalformed)
+		client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), 7)
+		j.refused("denied", client, "file=%+q", "x")
+		j.Refused(client, "", singleport.RefusedMalformed)
 	}
 	j.mu.Lock()
 	if len(j.sums) > maxSums+2 {
@@ -131,15 +131,15 @@ func TestJournalManySources(t *testing.T) {
 	for _, line := range lines {
 		event, rest, _ := strings.Cut(line, " ")
 		more := 1
-		if i := strings.Index(rest, "more="); i >= 0 {
-			fmt.Sscanf(rest[i:], "more=%d", &more)
+		if i := strings.Index(rest, "suppressed="); i >= 0 {
+			fmt.Sscanf(rest[i:], "suppressed=%d", &more)
 		}
 		counted[event] += more
 	}
 	if counted["denied"] != sources || counted["malformed"] != sources {
 		t.Errorf("counted %v", counted)
 	}
-	if !strings.Contains(out.String(), "peer=others") {
+	if !strings.Contains(out.String(), "network=others") {
 		t.Error("nobody is among others")
 	}
 }
@@ -210,7 +210,7 @@ func TestJournalPanics(t *testing.T) {
 	if stacks := strings.Count(out.String(), "stack="); stacks != panicStacks {
 		t.Errorf("%d stacks", stacks)
 	}
-	if lines := strings.Count(out.String(), "\n"); lines != panicStacks+linesPerSource+1 {
+	if lines := strings.Count(out.String(), "\n"); lines != panicStacks+linesPerNetwork+1 {
 		t.Errorf("%d lines", lines)
 	}
 }

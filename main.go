@@ -151,7 +151,7 @@ func joinAddrs(addrs []net.Addr) string {
 	return strings.Join(texts, ",")
 }
 
-// ownAddrs returns the addresses that can only be this machine's own when they are a peer's.
+// ownAddrs returns the addresses that can only be this machine's own when they are a client's.
 func ownAddrs(addrs []net.Addr) []netip.Addr {
 	var own []netip.Addr
 	for _, addr := range addrs {

@@ -382,20 +382,20 @@ func TestAnswersOnTheWire(t *testing.T) {
 	)
 	d := start(t, folder)
 	for _, c := range []struct{ request, answer, line string }{
-		{rrq("a.txt", "octet"), "\x00\x03\x00\x01a\nb", `sent file="a.txt" peer=`},
-		{rrq("a.txt", "NetASCII"), "\x00\x03\x00\x01a\r\nb", `sent file="a.txt" peer=`},
-		{rrq(`\sub\\b.txt`+"\xff", "octet"), "\x00\x03\x00\x01below", `sent file="sub/b.txt" peer=`},
+		{rrq("a.txt", "octet"), "\x00\x03\x00\x01a\nb", `sent file="a.txt" client=`},
+		{rrq("a.txt", "NetASCII"), "\x00\x03\x00\x01a\r\nb", `sent file="a.txt" client=`},
+		{rrq(`\sub\\b.txt`+"\xff", "octet"), "\x00\x03\x00\x01below", `sent file="sub/b.txt" client=`},
 		{rrq("a.txt", "octet", "tsize", "0"), "\x00\x06tsize\x003\x00", ""},
-		{rrq("absent.txt", "octet"), notFound, `not found file="absent.txt" peer=`},
-		{rrq("a.key", "octet"), denied, `denied file="a.key" peer=`},
-		{rrq("absent.key", "octet"), denied, `denied file="absent.key" peer=`},
-		{rrq("../a.txt", "octet"), denied, `denied file="../a.txt" peer=`},
-		{rrq("sub", "octet"), denied, `denied file="sub" peer=`},
-		{rrq("out.txt", "octet"), denied, `denied file="out.txt" peer=`},
-		{rrq("fifo.txt", "octet"), denied, `denied file="fifo.txt" peer=`},
-		{rrq("\x1b]0;x\x07.txt", "octet"), denied, `denied file="\x1b]0;x\a.txt" peer=`},
-		{rrq("a.txt", "mail"), illegal, `denied file="a.txt" peer=`},
-		{"\x00\x02a.txt\x00octet\x00", denied, `denied file="a.txt" peer=`},
+		{rrq("absent.txt", "octet"), notFound, `not found file="absent.txt" client=`},
+		{rrq("a.key", "octet"), denied, `denied file="a.key" client=`},
+		{rrq("absent.key", "octet"), denied, `denied file="absent.key" client=`},
+		{rrq("../a.txt", "octet"), denied, `denied file="../a.txt" client=`},
+		{rrq("sub", "octet"), denied, `denied file="sub" client=`},
+		{rrq("out.txt", "octet"), denied, `denied file="out.txt" client=`},
+		{rrq("fifo.txt", "octet"), denied, `denied file="fifo.txt" client=`},
+		{rrq("\x1b]0;x\x07.txt", "octet"), denied, `denied file="\x1b]0;x\a.txt" client=`},
+		{rrq("a.txt", "mail"), illegal, `denied file="a.txt" client=`},
+		{"\x00\x02a.txt\x00octet\x00", denied, `denied file="a.txt" client=`},
 	} {
 		c1 := dial(t, d.addr)
 		if got := c1.ask(c.request); got != c.answer {

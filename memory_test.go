@@ -47,7 +47,7 @@ func (d *daemon) descriptors() int {
 }
 
 // hold begins a transfer from a port of its own, acknowledges the first window, and goes away: the server keeps the transfer, with
-// what it read ahead, as long as that of any peer that falls silent.
+// what it read ahead, as long as that of any client that falls silent.
 func hold(server *net.UDPAddr, client int, request string) error {
 	local := &net.UDPAddr{IP: net.IPv4(127, 1, byte(client>>8), byte(client)), Port: 20_000 + client}
 	conn, err := net.DialUDP("udp4", local, server)

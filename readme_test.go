@@ -153,10 +153,10 @@ func TestReadmeLog(t *testing.T) {
 	// What the journal itself writes.
 	var out strings.Builder
 	j := newJournal(&out)
-	peer := netip.MustParseAddrPort("192.0.2.7:2070")
+	client := netip.MustParseAddrPort("192.0.2.7:2070")
 	for range fewStrays {
 		for why := singleport.RefusedWrite; why <= singleport.RefusedStray; why++ {
-			j.Refused(peer, "", why)
+			j.Refused(client, "", why)
 		}
 	}
 	j.Panicked("", nil)
@@ -168,7 +168,7 @@ func TestReadmeLog(t *testing.T) {
 			t.Errorf("README.md does not explain %q: %s", words, line)
 		}
 	}
-	if want := fmt.Sprintf("%d times in %.0f s", linesPerSource, sumInterval.Seconds()); !strings.Contains(flat(text), want) {
+	if want := fmt.Sprintf("%d times in %.0f s", linesPerNetwork, sumInterval.Seconds()); !strings.Contains(flat(text), want) {
 		t.Errorf("README.md does not say %q", want)
 	}
 }
@@ -186,7 +186,7 @@ func TestReadmeTryIt(t *testing.T) {
 	}
 	d.waitFor("sent ")
 	mask := func(text string) string {
-		return regexp.MustCompile(`\b(listen|peer|bytes|duration)=\S+`).ReplaceAllString(text, "$1=?")
+		return regexp.MustCompile(`\b(listen|client|bytes|duration)=\S+`).ReplaceAllString(text, "$1=?")
 	}
 	want := strings.Split(strings.TrimSpace(mask(codeBlocks(section, "text")[0])), "\n")
 	got := strings.Split(mask(d.logged()), "\n")
@@ -200,7 +200,7 @@ func TestReadmeNumbers(t *testing.T) {
 	text := flat(readText(t, "README.md"))
 	block := regexp.MustCompile(`TFTP_MAX_BLKSIZE = "(\d+)"`).FindStringSubmatch(readText(t, "fly.toml"))
 	for _, want := range []string{
-		fmt.Sprintf("`-max-blksize` %d fills", defaultBlockSize),
+		fmt.Sprintf("`-max-blksize` %d fills", singleport.DefaultMaxBlockSize),
 		"it becomes " + defaultUser,
 		fmt.Sprintf("sets `TFTP_MAX_BLKSIZE` to %s,", block[1]),
 		fmt.Sprintf("`blksize` | yes, %d to %d,", singleport.MinBlockSize, singleport.MaxBlockSize),

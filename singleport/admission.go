@@ -3,17 +3,18 @@ package singleport
 import (
 	"encoding/binary"
 	"hash/maphash"
+	"net/netip"
 	"sync"
 )
 
-// Anyone can write any source address on a request. Until a peer has acknowledged something it is unproven: the address may be
-// a victim's, and all that the server sends goes to the victim. So what unproven peers draw is weighed in bytes, and taken
-// from the bucket of their source prefix; a peer that proves itself is given back what its answers weighed. Proven
+// Anyone can write any source address on a request. Until a client has acknowledged something it is unconfirmed: the address may be
+// a victim's, and all that the server sends goes to the victim. So what unconfirmed clients draw is weighed in bytes, and taken
+// from the bucket of their network; a client that confirms is given back what its answers weighed. Confirmed
 // transfers take from no bucket and wait for none.
 
 // Bounds of Config.Rate.
 const (
-	// DefaultRate, in requests a second from one source prefix, serves a lab of 30 machines that boot at the same moment behind
+	// DefaultRate, in requests a second from one network, serves a lab of 30 machines that boot at the same moment behind
 	// one address: their 600 requests weigh less than a bucket holds (burstTime), and a second lab may follow 8 s later.
 	// The victim of a flood forged in its name receives 4,096 bytes a second, and 32,768 more once.
 	DefaultRate = 64
@@ -35,17 +36,17 @@ const (
 	// block and its two repeats over IPv6.
 	minBurst = 3 * (ipv6Headers + 4 + DefaultBlockSize)
 
-	// minHeld and heldRate bound the unproven transfers of one source prefix: two for each request of Config.Rate (128 by default;
+	// minHeld and heldRate bound the unconfirmed transfers of one network: two for each request of Config.Rate (128 by default;
 	// the lab holds 60 when each machine asks for two files at once), and at least 8.
 	minHeld  = 8
 	heldRate = 2
 
-	// proofTime, in nanoseconds, is how long an unproven transfer is safe from making way for a new one: 0.2 s, the round trip to
+	// confirmTime, in nanoseconds, is how long an unconfirmed transfer is safe from making way for a new one: 0.2 s, the round trip to
 	// the other side of the world. It also bounds how many files a forged flood opens: 5,000 a second
 	// by default, half of 2,000 transfers in 0.2 s.
-	proofTime = 200e6
+	confirmTime = 200e6
 
-	// busyTime, in nanoseconds, lies between two ERRORs "Server busy" to one source prefix.
+	// busyTime, in nanoseconds, lies between two ERRORs "Server busy" to one network.
 	busyTime = 1e9
 
 	// sets and ways lay out the buckets: 4,096 sets of 8 take 544 KiB, of which only touched pages are resident. A set refills
@@ -58,31 +59,47 @@ const (
 	ipv6Headers = 40 + 8 // bytes, IPv6 and UDP
 )
 
-// prefix is the source prefix that limits apply to, IPv4 /24 or IPv6 /56: what one forger, one home or one lab is
-// commonly given. Its low byte is the size of the headers in front of a datagram to it.
-type prefix uint64
+// Lengths of the prefix that makes a network, bits: what one forger, one home or one lab is commonly given.
+const (
+	ipv4NetworkBits = 24
+	ipv6NetworkBits = 56
+)
 
-// prefixOf returns the prefix of an address; IPv4 is IPv6-mapped (RFC 4291 section 2.5.5.2).
-func prefixOf(ip [16]byte) prefix {
-	high, low := binary.BigEndian.Uint64(ip[:8]), binary.BigEndian.Uint64(ip[8:])
-	if high == 0 && low>>32 == 0xffff {
-		return prefix(low&^0xff | ipv4Headers)
+// SourcePrefix returns the network of an address: what limits apply to, and what the log counts by.
+func SourcePrefix(client netip.Addr) netip.Prefix {
+	bits := ipv6NetworkBits
+	if client.Is4() {
+		bits = ipv4NetworkBits
 	}
-	return prefix(high&^0xff | ipv6Headers)
+	prefix, _ := client.Prefix(bits)
+	return prefix
 }
 
-// bucket holds what a prefix may draw. It is a token bucket in the form of one time (as in ITU-T I.371's GCRA): full is when, in
+// network is a SourcePrefix in a machine word. Its low byte is the size of the headers in front of a
+// datagram to it.
+type network uint64
+
+// networkOf returns the network of an address; IPv4 is IPv6-mapped (RFC 4291 section 2.5.5.2).
+func networkOf(ip [16]byte) network {
+	high, low := binary.BigEndian.Uint64(ip[:8]), binary.BigEndian.Uint64(ip[8:])
+	if high == 0 && low>>32 == 0xffff {
+		return network(low>>(32-ipv4NetworkBits)<<(32-ipv4NetworkBits) | ipv4Headers)
+	}
+	return network(high>>(64-ipv6NetworkBits)<<(64-ipv6NetworkBits) | ipv6Headers)
+}
+
+// bucket holds what a network may draw. It is a token bucket in the form of one time (as in ITU-T I.371's GCRA): full is when, in
 // monotonic nanoseconds, it will have refilled; to draw moves full into the future, at most by the time that a whole
 // bucket takes.
 type bucket struct {
 	full int64
-	tag  uint32 // which prefix of those that share the set
-	held uint32 // unproven transfers that were admitted from this bucket
+	tag  uint32 // which network of those that share the set
+	held uint32 // unconfirmed transfers that were admitted from this bucket
 }
 
-// bucketSet is where the prefixes of one hash value live. A prefix that is not there takes over the fullest bucket as it is: what
-// was drawn stays drawn. So however many prefixes a forger invents, none ever draws more than a bucket of its own would
-// give, and a new prefix is refused only when all buckets of its set are empty.
+// bucketSet is where the networks of one hash value live. A network that is not there takes over the fullest bucket as it is: what
+// was drawn stays drawn. So however many networks a forger invents, none ever draws more than a bucket of its own would
+// give, and a new network is refused only when all buckets of its set are empty.
 type bucketSet struct {
 	buckets [ways]bucket
 	busy    int64 // when the set may be told "Server busy" again
@@ -91,19 +108,19 @@ type bucketSet struct {
 // admission decides which requests are answered. Its memory is fixed, its methods take constant time and allocate nothing, and
 // they may be called from several goroutines. Times are monotonic nanoseconds, not negative. Sizes are bytes of UDP payload.
 type admission struct {
-	seed                      maphash.Seed // keeps others from choosing who shares a set
-	bytesPerSecond            int64        // refill of a bucket
-	burst                     int64        // what a bucket holds, in nanoseconds of refill
-	maxHeld                   uint32
-	maxTransfers, maxUnproven int
+	seed                         maphash.Seed // keeps others from choosing who shares a set
+	bytesPerSecond               int64        // refill of a bucket
+	burst                        int64        // what a bucket holds, in nanoseconds of refill
+	maxHeld                      uint32
+	maxTransfers, maxUnconfirmed int
 
-	mu                  sync.Mutex
-	transfers, unproven int // unproven ones are transfers too
-	table               *[sets]bucketSet
+	mu                     sync.Mutex
+	transfers, unconfirmed int // unconfirmed ones are transfers too
+	table                  *[sets]bucketSet
 }
 
-// newAdmission returns an admission for rate requests a second from one source prefix (1 to MaxRate, else the nearer bound) and
-// maxTransfers transfers at a time, half of which may be unproven.
+// newAdmission returns an admission for rate requests a second from one network (1 to MaxRate, else the nearer bound) and
+// maxTransfers transfers at a time, half of which may be unconfirmed.
 func newAdmission(rate, maxTransfers int) *admission {
 	rate = min(max(rate, 1), MaxRate)
 	a := &admission{
@@ -111,7 +128,7 @@ func newAdmission(rate, maxTransfers int) *admission {
 		bytesPerSecond: int64(rate) * requestBytes,
 		maxHeld:        uint32(max(heldRate*rate, minHeld)),
 		maxTransfers:   maxTransfers,
-		maxUnproven:    (maxTransfers + 1) / 2,
+		maxUnconfirmed: (maxTransfers + 1) / 2,
 		table:          new([sets]bucketSet),
 	}
 	a.burst = max(burstTime, a.weight(minBurst))
@@ -123,41 +140,41 @@ type verdict int
 
 const (
 	admitted verdict = iota // a transfer begins
-	makeWay                 // end the oldest unproven transfer silently, then ask again
-	overRate                // silence: the prefix is over its rate or its unproven transfers
+	makeWay                 // end the oldest unconfirmed transfer silently, then ask again
+	overRate                // silence: the network is over its rate or its unconfirmed transfers
 	busy                    // answer ErrBusy; it is paid for
-	crowded                 // silence: no room, and ErrBusy was said lately or the unproven share is full of young transfers
+	crowded                 // silence: no room, and ErrBusy was said lately or the unconfirmed share is full of young transfers
 )
 
 // pass is the admission of one transfer. Its zero value is none. The fields belong to admission.
 type pass struct {
-	bucket  *bucket // while unproven, else nil
+	bucket  *bucket // while unconfirmed, else nil
 	tag     uint32  // the bucket's when it was drawn from
 	headers int     // bytes
-	drawn   int64   // given back when the peer proves itself; nanoseconds of refill, like prepaid
+	drawn   int64   // given back when the client confirms; nanoseconds of refill, like prepaid
 	prepaid int64   // the part of drawn that no datagram was sent for yet
 	counted bool    // among admission.transfers
 }
 
-// admit asks for a transfer for an RRQ from p. answer is the largest first answer that the request can draw: 516 if an OACK cannot
-// be foreseen, else the size of the OACK at its longest. oldest is when the oldest unproven transfer that the caller can end
+// admit asks for a transfer for an RRQ from from. answer is the largest first answer that the request can draw: 516 if an OACK cannot
+// be foreseen, else the size of the OACK at its longest. oldest is when the oldest unconfirmed transfer that the caller can end
 // was admitted, or now if there is none.
-func (a *admission) admit(p prefix, now int64, answer int, oldest int64) (pass, verdict) {
+func (a *admission) admit(from network, now int64, answer int, oldest int64) (pass, verdict) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	set, b := a.find(p)
-	headers := int(p & 0xff)
+	set, b := a.find(from)
+	headers := int(from & 0xff)
 	cost := a.weight(headers + answer)
 	switch {
 	case b.held >= a.maxHeld || !a.fits(b, now, cost):
 		return pass{}, overRate
-	case a.transfers < a.maxTransfers && a.unproven < a.maxUnproven:
+	case a.transfers < a.maxTransfers && a.unconfirmed < a.maxUnconfirmed:
 		b.draw(now, cost)
 		b.held++
 		a.transfers++
-		a.unproven++
+		a.unconfirmed++
 		return pass{bucket: b, tag: b.tag, headers: headers, drawn: cost, prepaid: cost, counted: true}, admitted
-	case now-oldest >= proofTime:
+	case now-oldest >= confirmTime:
 		return pass{}, makeWay
 	case a.transfers >= a.maxTransfers && now >= set.busy:
 		set.busy = now + busyTime
@@ -167,12 +184,12 @@ func (a *admission) admit(p prefix, now int64, answer int, oldest int64) (pass, 
 	return pass{}, crowded
 }
 
-// draw asks to send p a datagram that no transfer stands behind: the ERROR that answers a WRQ or an unknown mode.
-func (a *admission) draw(p prefix, now int64, size int) bool {
+// draw asks to send from a datagram that no transfer stands behind: the ERROR that answers a WRQ or an unknown mode.
+func (a *admission) draw(from network, now int64, size int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, b := a.find(p)
-	cost := a.weight(int(p&0xff) + size)
+	_, b := a.find(from)
+	cost := a.weight(int(from&0xff) + size)
 	if !a.fits(b, now, cost) {
 		return false
 	}
@@ -180,8 +197,8 @@ func (a *admission) draw(p prefix, now int64, size int) bool {
 	return true
 }
 
-// charge asks to send a datagram of an unproven transfer: its first answer, which admit paid for and which is always granted, or a
-// repeat. Refused, the datagram counts as lost. A proven transfer need not ask.
+// charge asks to send a datagram of an unconfirmed transfer: its first answer, which admit paid for and which is always granted, or a
+// repeat. Refused, the datagram counts as lost. A confirmed transfer need not ask.
 func (a *admission) charge(t *pass, now int64, size int) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -202,8 +219,8 @@ func (a *admission) charge(t *pass, now int64, size int) bool {
 	return true
 }
 
-// prove notes that the peer acknowledged something: what it drew is given back, and the transfer leaves the unproven share.
-func (a *admission) prove(t *pass) {
+// confirm notes that the client acknowledged something: what it drew is given back, and the transfer leaves the unconfirmed share.
+func (a *admission) confirm(t *pass) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if t.bucket != nil {
@@ -212,7 +229,7 @@ func (a *admission) prove(t *pass) {
 	}
 }
 
-// end ends the transfer, proven or not; again, or on a zero pass, it does nothing. What an unproven peer drew stays drawn.
+// end ends the transfer, confirmed or not; again, or on a zero pass, it does nothing. What an unconfirmed client drew stays drawn.
 func (a *admission) end(t *pass) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -227,16 +244,16 @@ func (a *admission) end(t *pass) {
 	*t = pass{}
 }
 
-// release takes t out of the unproven transfers.
+// release takes t out of the unconfirmed transfers.
 func (a *admission) release(t *pass) {
 	t.bucket.held--
 	t.bucket = nil
-	a.unproven--
+	a.unconfirmed--
 }
 
-// find returns the bucket of p, which may have been another's until now, and its set.
-func (a *admission) find(p prefix) (*bucketSet, *bucket) {
-	hash := maphash.Comparable(a.seed, p)
+// find returns the bucket of from, which may have been another's until now, and its set.
+func (a *admission) find(from network) (*bucketSet, *bucket) {
+	hash := maphash.Comparable(a.seed, from)
 	set, tag := &a.table[hash%sets], uint32(hash>>32)
 	fullest := &set.buckets[0]
 	for i := range set.buckets {
@@ -266,7 +283,7 @@ func (b *bucket) draw(now, cost int64) {
 	b.full = max(b.full, now) + cost
 }
 
-// giveBack returns cost to the bucket, unless another prefix took that over: it must not inherit more than was there.
+// giveBack returns cost to the bucket, unless another network took that over: it must not inherit more than was there.
 func (t *pass) giveBack(cost int64) {
 	t.drawn -= cost
 	if t.bucket.tag == t.tag {

@@ -22,17 +22,17 @@ const (
 	shortestRRQ  = len("\x00\x01x\x00octet\x00")
 )
 
-func prefixAt(t testing.TB, ip string) prefix {
+func networkAt(t testing.TB, ip string) network {
 	t.Helper()
-	return prefixOf(netip.MustParseAddr(ip).As16())
+	return networkOf(netip.MustParseAddr(ip).As16())
 }
 
-// forged returns a random prefix, IPv4 or IPv6.
-func forged(random *rand.Rand) prefix {
+// forged returns a random network, IPv4 or IPv6.
+func forged(random *rand.Rand) network {
 	if random.IntN(2) == 0 {
-		return prefix(random.Uint64N(1<<24))<<8 | 0xffff<<32 | ipv4Headers
+		return network(random.Uint64N(1<<24))<<8 | 0xffff<<32 | ipv4Headers
 	}
-	return prefix(random.Uint64()&^0xff | ipv6Headers)
+	return network(random.Uint64()&^0xff | ipv6Headers)
 }
 
 func TestPrefixOf(t *testing.T) {
@@ -51,14 +51,14 @@ func TestPrefixOf(t *testing.T) {
 		{"::1", "::fffe:192.0.2.1", true}, // not mapped: IPv6 like any other
 		{"::1", "::ffff:0.0.0.1", false},
 	} {
-		if got := prefixAt(t, test.a) == prefixAt(t, test.b); got != test.same {
-			t.Errorf("%s and %s share a prefix: %v, want %v", test.a, test.b, got, test.same)
+		if got := networkAt(t, test.a) == networkAt(t, test.b); got != test.same {
+			t.Errorf("%s and %s share a network: %v, want %v", test.a, test.b, got, test.same)
 		}
 	}
-	if got := prefixAt(t, "192.0.2.1") & 0xff; got != 28 {
+	if got := networkAt(t, "192.0.2.1") & 0xff; got != 28 {
 		t.Errorf("IPv4 headers: %d bytes, want 28", got)
 	}
-	if got := prefixAt(t, "2001:db8::1") & 0xff; got != 48 {
+	if got := networkAt(t, "2001:db8::1") & 0xff; got != 48 {
 		t.Errorf("IPv6 headers: %d bytes, want 48", got)
 	}
 }
@@ -66,37 +66,37 @@ func TestPrefixOf(t *testing.T) {
 // core stands in for the owner of the transfers: it makes way, repeats and ends as the real one does.
 type core struct {
 	*admission
-	unproven []*unprovenTransfer // oldest first; those that are over are dropped when they reach the front
-	evicted  int
+	unconfirmed []*unconfirmedTransfer // oldest first; those that are over are dropped when they reach the front
+	evicted     int
 }
 
-type unprovenTransfer struct {
+type unconfirmedTransfer struct {
 	pass
 	begun   int64
 	evicted bool
 }
 
 func (c *core) oldest(now int64) int64 {
-	for len(c.unproven) > 0 && c.unproven[0].bucket == nil {
-		c.unproven = c.unproven[1:]
+	for len(c.unconfirmed) > 0 && c.unconfirmed[0].bucket == nil {
+		c.unconfirmed = c.unconfirmed[1:]
 	}
-	if len(c.unproven) == 0 {
+	if len(c.unconfirmed) == 0 {
 		return now
 	}
-	return c.unproven[0].begun
+	return c.unconfirmed[0].begun
 }
 
-func (c *core) request(p prefix, now int64, answer int) (*unprovenTransfer, verdict) {
+func (c *core) request(p network, now int64, answer int) (*unconfirmedTransfer, verdict) {
 	for {
 		pass, v := c.admit(p, now, answer, c.oldest(now))
 		switch v {
 		case admitted:
-			t := &unprovenTransfer{pass: pass, begun: now}
-			c.unproven = append(c.unproven, t)
+			t := &unconfirmedTransfer{pass: pass, begun: now}
+			c.unconfirmed = append(c.unconfirmed, t)
 			return t, v
 		case makeWay:
-			c.unproven[0].evicted = true
-			c.end(&c.unproven[0].pass)
+			c.unconfirmed[0].evicted = true
+			c.end(&c.unconfirmed[0].pass)
 			c.evicted++
 		default:
 			return nil, v
@@ -107,8 +107,8 @@ func (c *core) request(p prefix, now int64, answer int) (*unprovenTransfer, verd
 // checkIdle fails the test if a transfer or a hold is left.
 func checkIdle(t testing.TB, a *admission) {
 	t.Helper()
-	if a.transfers != 0 || a.unproven != 0 {
-		t.Errorf("%d transfers are left, %d of them unproven", a.transfers, a.unproven)
+	if a.transfers != 0 || a.unconfirmed != 0 {
+		t.Errorf("%d transfers are left, %d of them unconfirmed", a.transfers, a.unconfirmed)
 	}
 	for i := range a.table {
 		for _, b := range a.table[i].buckets {
@@ -119,7 +119,7 @@ func checkIdle(t testing.TB, a *admission) {
 	}
 }
 
-// A lab boots: 30 machines behind one prefix, each with 8 transfers and 12 names that do not exist within 2 s. Each answer is
+// A lab boots: 30 machines behind one network, each with 8 transfers and 12 names that do not exist within 2 s. Each answer is
 // acknowledged 50 ms later, but for one transfer in eight, which the firmware ends with an ERROR when it has seen the size.
 func TestLabIsNotSlowed(t *testing.T) {
 	const machines, transfers, absent, rtt = 30, 8, 12, 50 * ms
@@ -134,13 +134,13 @@ func TestLabIsNotSlowed(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := core{admission: newAdmission(DefaultRate, 2000)}
-			p := prefixAt(t, test.ip)
+			p := networkAt(t, test.ip)
 			for lab := range test.count {
 				start := 5*second + int64(lab)*8*second
-				var waiting []*unprovenTransfer
+				var waiting []*unconfirmedTransfer
 				proveUntil := func(now int64) {
 					for len(waiting) > 0 && waiting[0].begun+rtt <= now {
-						c.prove(&waiting[0].pass)
+						c.confirm(&waiting[0].pass)
 						c.end(&waiting[0].pass)
 						waiting = waiting[1:]
 					}
@@ -198,12 +198,12 @@ func TestVictimReceivesLessThanTheAttackerSends(t *testing.T) {
 				t.Run(fmt.Sprintf("%s/%s/%d", test.name, ip, perSecond), func(t *testing.T) {
 					const seconds = 30
 					c := core{admission: newAdmission(DefaultRate, 2000)}
-					p := prefixAt(t, ip)
+					p := networkAt(t, ip)
 					headers := int(p & 0xff)
 					received := make([]int, seconds) // of the victim, each second
 					receive := func(now int64, size int) { received[now/second] += headers + size }
 					type repeat struct {
-						*unprovenTransfer
+						*unconfirmedTransfer
 						at int64
 					}
 					// The first answer is repeated after 1 s and after 3 s, and given up after 7 s.
@@ -267,7 +267,7 @@ func TestVictimReceivesLessThanTheAttackerSends(t *testing.T) {
 	}
 }
 
-// A million and a half forged requests from as many prefixes, then honest prefixes that never asked before: the forger does not hold
+// A million and a half forged requests from as many networks, then honest networks that never asked before: the forger does not hold
 // the buckets.
 func TestForgedPrefixesDoNotLockOut(t *testing.T) {
 	random := rand.New(rand.NewPCG(4, 1))
@@ -304,23 +304,23 @@ func TestForgedPrefixesDoNotLockOut(t *testing.T) {
 				}
 			}
 			got := float64(served) / probes
-			t.Logf("%.4f of the fresh prefixes are served", got)
+			t.Logf("%.4f of the fresh networks are served", got)
 			if got < test.want {
-				t.Errorf("%.4f of the fresh prefixes are served, want %.3f", got, test.want)
+				t.Errorf("%.4f of the fresh networks are served, want %.3f", got, test.want)
 			}
 		})
 	}
 }
 
-// A forger keeps whole buckets empty instead, with a few thousand prefixes of which each asks as fast as its bucket refills:
+// A forger keeps whole buckets empty instead, with a few thousand networks of which each asks as fast as its bucket refills:
 // 7.5 forged requests a second for each empty bucket.
 func TestEmptyBucketsDoNotLockOut(t *testing.T) {
 	random := rand.New(rand.NewPCG(4, 7))
 	for _, test := range []struct {
 		empty int     // of 32,768 buckets
-		want  float64 // part of the fresh prefixes that are served, at least
+		want  float64 // part of the fresh networks that are served, at least
 	}{
-		// A set is empty if eight or more of the prefixes fell into it: Poisson with mean 2, 1 in 900; with mean 4, 1 in 20.
+		// A set is empty if eight or more of the networks fell into it: Poisson with mean 2, 1 in 900; with mean 4, 1 in 20.
 		{sets * ways / 4, 0.995},
 		{sets * ways / 2, 0.92},
 	} {
@@ -337,21 +337,21 @@ func TestEmptyBucketsDoNotLockOut(t *testing.T) {
 			}
 		}
 		got := float64(served) / probes
-		t.Logf("%d buckets empty: %.4f of the fresh prefixes are served", test.empty, got)
+		t.Logf("%d buckets empty: %.4f of the fresh networks are served", test.empty, got)
 		if got < test.want {
-			t.Errorf("%d buckets empty: %.4f of the fresh prefixes are served, want %.3f", test.empty, got, test.want)
+			t.Errorf("%d buckets empty: %.4f of the fresh networks are served, want %.3f", test.empty, got, test.want)
 		}
 	}
 }
 
-// However others come and go in its set, a prefix draws no more than a bucket of its own would give.
+// However others come and go in its set, a network draws no more than a bucket of its own would give.
 func TestTakeoverGivesNothing(t *testing.T) {
 	random := rand.New(rand.NewPCG(4, 2))
 	a := newAdmission(DefaultRate, 2000)
-	victim := prefixAt(t, "192.0.2.1")
+	victim := networkAt(t, "192.0.2.1")
 	home, b := a.find(victim)
 	tag := b.tag
-	var neighbours []prefix
+	var neighbours []network
 	for len(neighbours) < 3*ways {
 		p := forged(random)
 		if set, _ := a.find(p); set == home {
@@ -387,9 +387,9 @@ func TestTakeoverGivesNothing(t *testing.T) {
 	}
 }
 
-// Forged requests without options fill the unproven share; honest peers, 150 ms away, ask among them. Up to 4,000 a second all
+// Forged requests without options fill the unconfirmed share; honest clients, 150 ms away, ask among them. Up to 4,000 a second all
 // get in; beyond 5,000 each try has its part of the 5,000. Who got in stays for his round trip.
-func TestUnprovenShareMakesWay(t *testing.T) {
+func TestUnconfirmedShareMakesWay(t *testing.T) {
 	const rtt = 150 * ms
 	for _, test := range []struct {
 		perSecond int64
@@ -404,14 +404,14 @@ func TestUnprovenShareMakesWay(t *testing.T) {
 		t.Run(fmt.Sprint(test.perSecond), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(4, 3))
 			c := core{admission: newAdmission(DefaultRate, 2000)}
-			var honest []*unprovenTransfer
+			var honest []*unconfirmedTransfer
 			tries, served, lost := 0, 0, 0
 			settle := func(now int64) {
 				for len(honest) > 0 && honest[0].begun+rtt <= now {
 					if honest[0].evicted {
 						lost++
 					}
-					c.prove(&honest[0].pass)
+					c.confirm(&honest[0].pass)
 					c.end(&honest[0].pass)
 					honest = honest[1:]
 				}
@@ -431,8 +431,8 @@ func TestUnprovenShareMakesWay(t *testing.T) {
 						honest = append(honest, tr)
 					}
 				}
-				if c.admission.unproven > 1000 || c.transfers > 2000 {
-					t.Fatalf("%d transfers, %d unproven", c.transfers, c.admission.unproven)
+				if c.admission.unconfirmed > 1000 || c.transfers > 2000 {
+					t.Fatalf("%d transfers, %d unconfirmed", c.transfers, c.admission.unconfirmed)
 				}
 			}
 			settle(now + second)
@@ -444,7 +444,7 @@ func TestUnprovenShareMakesWay(t *testing.T) {
 			if lost > 0 {
 				t.Errorf("%d honest transfers made way before their round trip was over", lost)
 			}
-			for _, tr := range c.unproven {
+			for _, tr := range c.unconfirmed {
 				c.end(&tr.pass)
 			}
 			checkIdle(t, c.admission)
@@ -457,23 +457,23 @@ func TestBusy(t *testing.T) {
 	random := rand.New(rand.NewPCG(4, 4))
 	c := core{admission: newAdmission(DefaultRate, transfers)}
 	now := second
-	var passes []*unprovenTransfer
+	var passes []*unconfirmedTransfer
 	for range transfers {
 		tr, v := c.request(forged(random), now, oackSize)
 		if v != admitted {
 			t.Fatalf("transfer %d of %d: verdict %d", len(passes)+1, transfers, v)
 		}
-		c.prove(&tr.pass)
+		c.confirm(&tr.pass)
 		passes = append(passes, tr)
 	}
-	p, other := prefixAt(t, "192.0.2.1"), prefixAt(t, "198.51.100.1")
+	p, other := networkAt(t, "192.0.2.1"), networkAt(t, "198.51.100.1")
 	for set, _ := c.find(p); ; other += 256 {
 		if another, _ := c.find(other); another != set {
 			break
 		}
 	}
 	for _, test := range []struct {
-		p     prefix
+		p     network
 		after int64
 		want  verdict
 	}{
@@ -498,9 +498,9 @@ func TestBusy(t *testing.T) {
 	if tr, v := c.request(other, now+2*second, oackSize); v != admitted {
 		t.Errorf("a place is free: verdict %d", v)
 	} else if _, v := c.request(p, now+9*second, oackSize); v != admitted || !tr.evicted {
-		t.Errorf("all others are proven: verdict %d, the unproven made way: %v", v, tr.evicted)
+		t.Errorf("all others are confirmed: verdict %d, the unconfirmed made way: %v", v, tr.evicted)
 	}
-	for _, tr := range append(passes, c.unproven...) {
+	for _, tr := range append(passes, c.unconfirmed...) {
 		c.end(&tr.pass)
 	}
 	checkIdle(t, c.admission)
@@ -509,23 +509,23 @@ func TestBusy(t *testing.T) {
 // One transfer at a time is still one.
 func TestOneTransfer(t *testing.T) {
 	c := core{admission: newAdmission(DefaultRate, 1)}
-	p := prefixAt(t, "192.0.2.1")
+	p := networkAt(t, "192.0.2.1")
 	tr, v := c.request(p, second, dataSize)
 	if v != admitted {
 		t.Fatalf("verdict %d", v)
 	}
-	if _, v := c.request(p, second+proofTime-1, dataSize); v != busy {
-		t.Errorf("before %v ns: verdict %d, want busy", int64(proofTime), v)
+	if _, v := c.request(p, second+confirmTime-1, dataSize); v != busy {
+		t.Errorf("before %v ns: verdict %d, want busy", int64(confirmTime), v)
 	}
-	if _, v := c.request(p, second+proofTime, dataSize); v != admitted || !tr.evicted {
-		t.Errorf("after %v ns: verdict %d, want admitted", int64(proofTime), v)
+	if _, v := c.request(p, second+confirmTime, dataSize); v != admitted || !tr.evicted {
+		t.Errorf("after %v ns: verdict %d, want admitted", int64(confirmTime), v)
 	}
 }
 
 func TestHeldBound(t *testing.T) {
 	for _, test := range []struct{ rate, want int }{{1, 8}, {4, 8}, {DefaultRate, 128}, {MaxRate, 1000}} {
 		a := newAdmission(test.rate, 2000)
-		p := prefixAt(t, "2001:db8::1")
+		p := networkAt(t, "2001:db8::1")
 		var passes []pass
 		for now := second; ; now += 20 * second { // a full bucket each time
 			pass, v := a.admit(p, now, oackSize, now)
@@ -535,12 +535,12 @@ func TestHeldBound(t *testing.T) {
 			passes = append(passes, pass)
 		}
 		if len(passes) != test.want {
-			t.Errorf("rate %d: a prefix holds %d unproven transfers, want %d", test.rate, len(passes), test.want)
+			t.Errorf("rate %d: a network holds %d unconfirmed transfers, want %d", test.rate, len(passes), test.want)
 		}
 		for i := range passes {
 			if i%2 == 0 {
-				a.prove(&passes[i])
-				a.prove(&passes[i])
+				a.confirm(&passes[i])
+				a.confirm(&passes[i])
 			}
 			a.end(&passes[i])
 			a.end(&passes[i])
@@ -552,7 +552,7 @@ func TestHeldBound(t *testing.T) {
 // What a request took is given back in part when the answer is lighter, whole when it is acknowledged or never sent, and not at all else.
 func TestGiveBack(t *testing.T) {
 	const now = second
-	p := prefixAt(t, "192.0.2.1")
+	p := networkAt(t, "192.0.2.1")
 	for _, test := range []struct {
 		name string
 		do   func(a *admission, t *pass)
@@ -567,18 +567,18 @@ func TestGiveBack(t *testing.T) {
 			}
 			a.end(t)
 		}, 3 * (28 + oackSize)},
-		{"proven after a repeat", func(a *admission, t *pass) {
+		{"confirmed after a repeat", func(a *admission, t *pass) {
 			a.charge(t, now, oackSize)
 			a.charge(t, now, oackSize)
-			a.prove(t)
+			a.confirm(t)
 			for range 1000 {
 				if !a.charge(t, now, oackSize) {
-					panic("a proven transfer was slowed")
+					panic("a confirmed transfer was slowed")
 				}
 			}
 			a.end(t)
 		}, 0},
-		{"the bucket taken over", func(a *admission, t *pass) { t.bucket.tag++; a.prove(t); a.end(t) }, 28 + dataSize},
+		{"the bucket taken over", func(a *admission, t *pass) { t.bucket.tag++; a.confirm(t); a.end(t) }, 28 + dataSize},
 	} {
 		a := newAdmission(DefaultRate, 2000)
 		pass, v := a.admit(p, now, dataSize, now)
@@ -594,7 +594,7 @@ func TestGiveBack(t *testing.T) {
 }
 
 func TestRate(t *testing.T) {
-	p := prefixAt(t, "2001:db8::1")
+	p := networkAt(t, "2001:db8::1")
 	for _, test := range []struct{ rate, bytesPerSecond, burst int }{
 		{-1, 64, 1692}, {0, 64, 1692}, {1, 64, 1692}, {3, 192, 1692}, {4, 256, 2048},
 		{DefaultRate, 4096, 32768}, {MaxRate, 64e6, 512e6}, {1 << 30, 64e6, 512e6},
@@ -644,7 +644,7 @@ func TestRate(t *testing.T) {
 // Two goroutines may read the clock and take the lock in different orders.
 func TestClockStepsBack(t *testing.T) {
 	a := newAdmission(DefaultRate, 2000)
-	p := prefixAt(t, "192.0.2.1")
+	p := networkAt(t, "192.0.2.1")
 	drawn := 0
 	for i := range 100_000 {
 		if now := second + int64(i)*10_000; a.draw(p, now-int64(i%2)*ms, notFoundSize) {
@@ -664,7 +664,7 @@ func TestConcurrent(t *testing.T) {
 			random := rand.New(rand.NewPCG(4, uint64(worker)))
 			var mine []pass
 			for i := range 20_000 {
-				now, p := int64(i)*ms, prefixAt(t, fmt.Sprintf("192.0.%d.1", random.IntN(4)))
+				now, p := int64(i)*ms, networkAt(t, fmt.Sprintf("192.0.%d.1", random.IntN(4)))
 				if pass, v := a.admit(p, now, oackSize, now); v == admitted {
 					mine = append(mine, pass)
 				}
@@ -676,7 +676,7 @@ func TestConcurrent(t *testing.T) {
 				case 0:
 					a.charge(one, now, oackSize)
 				case 1:
-					a.prove(one)
+					a.confirm(one)
 				default:
 					a.end(&mine[len(mine)-1])
 					mine = mine[:len(mine)-1]
@@ -704,19 +704,19 @@ func TestMemory(t *testing.T) {
 }
 
 // cycle is the life of one good transfer and of one refusal.
-func cycle(a *admission, p prefix, now int64) {
-	pass, _ := a.admit(p, now, dataSize, now)
+func cycle(a *admission, from network, now int64) {
+	pass, _ := a.admit(from, now, dataSize, now)
 	a.charge(&pass, now, oackSize)
-	a.prove(&pass)
+	a.confirm(&pass)
 	a.end(&pass)
-	a.draw(p, now, notFoundSize)
+	a.draw(from, now, notFoundSize)
 }
 
 func BenchmarkAdmission(b *testing.B) {
 	random := rand.New(rand.NewPCG(4, 6))
-	prefixes := make([]prefix, 1<<16)
-	for i := range prefixes {
-		prefixes[i] = forged(random)
+	networks := make([]network, 1<<16)
+	for i := range networks {
+		networks[i] = forged(random)
 	}
 	a := newAdmission(DefaultRate, 2000)
 	now := second
@@ -724,14 +724,14 @@ func BenchmarkAdmission(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
 			now += 10_000
-			cycle(a, prefixes[i&0xffff], now)
+			cycle(a, networks[i&0xffff], now)
 		}
 	})
 	b.Run("flood", func(b *testing.B) {
 		b.ReportAllocs()
 		for i := 0; b.Loop(); i++ {
 			now += 1000
-			a.draw(prefixes[i&0xffff], now, notFoundSize)
+			a.draw(networks[i&0xffff], now, notFoundSize)
 		}
 	})
 }

@@ -237,7 +237,7 @@ func TestHandlerPanics(t *testing.T) {
 // well as new ones.
 func TestEnginePanics(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
-	inNetwork(t, files, generous, 21, func(t *testing.T, n *network) {
+	inRig(t, files, generous, 21, func(t *testing.T, n *rig) {
 		n.both(path{delay: time.Millisecond})
 		m := model{name: "client", requests: seconds(1), quiet: time.Second, deaf: true}
 		running := m.open(n.link, 1, 2000)
@@ -257,7 +257,7 @@ func TestEnginePanics(t *testing.T) {
 			shard.mu.Unlock()
 			// This request, or what the running transfer needs next, meets the poison.
 			c := m.open(n.link, 2+i, 2000)
-			if _, err := m.fetch(c, "a"); err != nil && !isPeerError(err, ErrRead.Code, ErrRead.Message) {
+			if _, err := m.fetch(c, "a"); err != nil && !isClientError(err, ErrRead.Code, ErrRead.Message) {
 				t.Error(err)
 			}
 			m.fetchAll(n, 2+i, "a", 1)
@@ -288,7 +288,7 @@ func goroutines() (count int, stacks string) {
 // After more than 10,000 transfers of all kinds nothing is left.
 func TestNothingIsLeft(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000), "b": content(700), "c": nil}
-	inNetwork(t, files, generous, 20, func(t *testing.T, n *network) {
+	inRig(t, files, generous, 20, func(t *testing.T, n *rig) {
 		n.both(path{delay: time.Millisecond, loss: 0.001})
 		n.batch = 16
 		synctest.Wait() // the server's goroutines have begun
@@ -311,7 +311,7 @@ func TestNothingIsLeft(t *testing.T) {
 					case 3: // replaced by the next
 						c.send(m.request("b"))
 						c.expect(10 * time.Millisecond)
-					case 4: // abandoned, proven
+					case 4: // abandoned, confirmed
 						c.send(m.request("a"))
 						c.expect(10 * time.Millisecond)
 						c.send(ackOf(0))
@@ -341,7 +341,7 @@ func TestNothingIsLeft(t *testing.T) {
 				kinds["abandoned"]++
 			case errors.Is(r.err, ErrReplaced):
 				kinds["replaced"]++
-			case isPeerError(r.err, 8, "User aborted the transfer"):
+			case isClientError(r.err, 8, "User aborted the transfer"):
 				kinds["aborted"]++
 			default:
 				t.Errorf("%+v", r)

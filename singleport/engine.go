@@ -17,7 +17,7 @@ import (
 
 // engine lets a pin/tftp server run the transfers of a shard. It is the net.PacketConn that pin/tftp reads and writes.
 //
-// To pin/tftp every transfer is a peer of its own with an address that is never used again, so that the end of one never
+// To pin/tftp every transfer is a client of its own with an address that is never used again, so that the end of one never
 // meets the beginning of another. It is given a request, then exactly one answer to each datagram that it sent, and nothing
 // else; that keeps its known faults out of reach (a closed channel is sent to in singlePortProcessRequests, single_port.go;
 // buffers of 516 bytes overflow in readFrom, connection.go, and packOACK, packet.go; a stray datagram restarts its timer in
@@ -242,9 +242,9 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 // read is pin/tftp's read handler: it hands the transfer to the Handler.
 func (e *engine) read(_ string, rf io.ReaderFrom) error {
 	s := e.shard
-	peer := rf.(tftp.OutgoingTransfer).RemoteAddr()
+	client := rf.(tftp.OutgoingTransfer).RemoteAddr()
 	s.mu.Lock()
-	t := e.byID[idOf(&peer)]
+	t := e.byID[idOf(&client)]
 	s.mu.Unlock()
 	if t == nil {
 		return errEnded // pin/tftp panicked after it began

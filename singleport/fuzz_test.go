@@ -9,12 +9,12 @@ import (
 	"time"
 )
 
-// script feeds a fuzzer's bytes to the server as datagrams of four peers, each step led by one byte: two bits choose the peer, three
+// script feeds a fuzzer's bytes to the server as datagrams of four clients, each step led by one byte: two bits choose the client, three
 // what it does.
 type script struct {
-	n     *network
-	peers [4]*port
-	bytes []byte
+	n       *rig
+	clients [4]*port
+	bytes   []byte
 }
 
 func (s *script) next(n int) []byte {
@@ -35,14 +35,14 @@ func (s *script) number() int {
 func (s *script) run() {
 	for step := 0; len(s.bytes) > 0 && step < 300; step++ {
 		lead := s.number()
-		peer := s.peers[lead&3]
+		client := s.clients[lead&3]
 		switch lead >> 2 & 7 {
 		case 0:
-			peer.send(s.next(s.number()))
+			client.send(s.next(s.number()))
 		case 1:
 			name := []string{"a", "b", "c", "absent"}[s.number()&3]
 			request := requestOf(name, []string{"octet", "NetASCII", "mail", ""}[s.number()&3])
-			peer.send(append(request, s.next(s.number()&63)...))
+			client.send(append(request, s.next(s.number()&63)...))
 		case 2:
 			options := []string{}
 			for _, option := range []string{"blksize", "windowsize", "timeout", "tsize"} {
@@ -50,23 +50,23 @@ func (s *script) run() {
 					options = append(options, option, fmt.Sprint(n&15*(n>>4)))
 				}
 			}
-			peer.send(requestOf("b", "octet", options...))
+			client.send(requestOf("b", "octet", options...))
 		case 3:
-			peer.send(ackOf(s.number() << 8 >> (s.number() & 15)))
+			client.send(ackOf(s.number() << 8 >> (s.number() & 15)))
 		case 4: // what a client would acknowledge
-			for len(peer.arrived) > 0 {
-				if data := <-peer.arrived; len(data) >= 4 && data[1] == wireDATA {
-					peer.send(ackOf(int(binary.BigEndian.Uint16(data[2:]))))
+			for len(client.arrived) > 0 {
+				if data := <-client.arrived; len(data) >= 4 && data[1] == wireDATA {
+					client.send(ackOf(int(binary.BigEndian.Uint16(data[2:]))))
 				} else if data[1] == wireOACK {
-					peer.send(ackOf(0))
+					client.send(ackOf(0))
 				}
 			}
 		case 5:
-			peer.send(errorOf(uint16(s.number()), string(s.next(s.number()))))
+			client.send(errorOf(uint16(s.number()), string(s.next(s.number()))))
 		case 6: // longer than what the engine can take
 			long := make([]byte, 500+s.number()*256)
 			copy(long, s.next(s.number()&15))
-			peer.send(long)
+			client.send(long)
 		case 7:
 			time.Sleep(time.Duration(s.number()) * 20 * time.Millisecond)
 		}
@@ -76,7 +76,7 @@ func (s *script) run() {
 	}
 }
 
-// Whatever arrives in whatever order: no panic, no datagram that the link objects to (an unproven peer gets at most three, a
+// Whatever arrives in whatever order: no panic, no datagram that the link objects to (an unconfirmed client gets at most three, a
 // request at most one ERROR), nothing left at the end, and a good client is served during it all.
 func FuzzDatagrams(f *testing.F) {
 	f.Add([]byte("\x84\x00\x00\x00\x90\x90\x90\x90"), uint8(0))
@@ -85,11 +85,11 @@ func FuzzDatagrams(f *testing.F) {
 	f.Add([]byte("\x85\x03\x00\x00\x86\x01\x02\x00\x87\x01\x03\x00\x00\x08\x00\x02a\x00octet\x00"), uint8(7))
 	files := map[string][]byte{"a": nil, "b": content(70_000), "c": content(1024)}
 	f.Fuzz(func(t *testing.T, steps []byte, batch uint8) {
-		inNetwork(t, files, generous, uint64(len(steps)), func(t *testing.T, n *network) {
+		inRig(t, files, generous, uint64(len(steps)), func(t *testing.T, n *rig) {
 			n.batch = 1 + int(batch&15)
 			s := script{n: n, bytes: steps}
-			for i := range s.peers {
-				s.peers[i] = n.client(i, 2000, 4096)
+			for i := range s.clients {
+				s.clients[i] = n.client(i, 2000, 4096)
 			}
 			s.run()
 			m := model{name: "good client", blockSize: 1428, requests: seconds(1), quiet: time.Second, deaf: true}
@@ -212,7 +212,7 @@ func FuzzNegotiate(f *testing.F) {
 	})
 }
 
-// FuzzWindow drives a window as a shard, an engine and a peer would, in any order, and holds it against a model of the file.
+// FuzzWindow drives a window as a shard, an engine and a client would, in any order, and holds it against a model of the file.
 func FuzzWindow(f *testing.F) {
 	f.Add(uint16(100), uint16(1), uint16(2000), uint8(3), []byte("\x00\x08\x01\x00\x08\x01\x02\x03"))
 	f.Add(uint16(8), uint16(64), uint16(60_000), uint8(1), []byte("\x00\xf8\x09\x00\xf8\x11\x02\x00\xf8\x03\x0b\x00\xf8"))
@@ -239,7 +239,7 @@ func FuzzWindow(f *testing.F) {
 			}
 			d.check()
 		}
-		// From wherever it is, a peer that acknowledges all it is sent has the file in as few steps as there are windows.
+		// From wherever it is, a client that acknowledges all it is sent has the file in as few steps as there are windows.
 		for left := len(d.file)/d.blockSize + 2; !d.done; left-- {
 			if left == 0 {
 				t.Fatal("no progress")

@@ -155,7 +155,7 @@ func (m *model) fetch(c *port, name string) ([]byte, error) {
 		switch binary.BigEndian.Uint16(data) {
 		case wireERROR:
 			message, _, _ := bytes.Cut(data[4:], []byte{0})
-			return nil, &PeerError{Code: binary.BigEndian.Uint16(data[2:]), Message: string(message)}
+			return nil, &ClientError{Code: binary.BigEndian.Uint16(data[2:]), Message: string(message)}
 		case wireOACK:
 			if last > 0 {
 				break
@@ -239,7 +239,7 @@ func (m *model) linger(c *port, last int) {
 }
 
 // fetchAll fetches a file, each time from a new port, until one try has it whole, as firmware does. It returns the number of tries.
-func (m *model) fetchAll(n *network, client int, name string, most int) int {
+func (m *model) fetchAll(n *rig, client int, name string, most int) int {
 	n.t.Helper()
 	for try := 1; ; try++ {
 		c := m.open(n.link, client, uint16(1024+try))
@@ -263,7 +263,7 @@ func (m *model) fetchAll(n *network, client int, name string, most int) int {
 }
 
 // checkResults compares what the server says of its transfers with what was seen on the link. The last ACK may be lost.
-func (n *network) checkResults(m *model) {
+func (n *rig) checkResults(m *model) {
 	n.t.Helper()
 	n.resultsMu.Lock()
 	defer n.resultsMu.Unlock()
@@ -322,7 +322,7 @@ func TestEveryClientOverEveryLink(t *testing.T) {
 			for i := range models {
 				m := &models[i]
 				files := edges(m.size(), m.window(), min(200_000, c.most*m.size()))
-				inNetwork(t, files, generous, uint64(i), func(t *testing.T, n *network) {
+				inRig(t, files, generous, uint64(i), func(t *testing.T, n *rig) {
 					n.both(c.path)
 					n.batch = c.batch
 					blocks := 0
@@ -366,7 +366,7 @@ func TestBlockNumbersWrap(t *testing.T) {
 	for _, window := range []int{1, 3, 64, 1000} {
 		m := model{name: fmt.Sprint("window ", window), blockSize: 8, windowSize: window, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond, deaf: true}
 		for _, p := range []path{{delay: 50 * time.Microsecond}, {delay: time.Millisecond, loss: 0.0005}} {
-			inNetwork(t, files, generous, 2, func(t *testing.T, n *network) {
+			inRig(t, files, generous, 2, func(t *testing.T, n *rig) {
 				n.both(p)
 				began := time.Now()
 				for _, name := range []string{"a", "b", "c"} {
@@ -386,7 +386,7 @@ func TestBlockNumbersWrap(t *testing.T) {
 
 // What belongs to no transfer is answered with silence, and counted as what it is.
 func TestStrayDatagrams(t *testing.T) {
-	inNetwork(t, nil, generous, 22, func(t *testing.T, n *network) {
+	inRig(t, nil, generous, 22, func(t *testing.T, n *rig) {
 		p := n.client(1, 2000, 64)
 		for _, c := range []struct {
 			data string
@@ -424,7 +424,7 @@ func TestStrayDatagrams(t *testing.T) {
 // Many clients of all kinds at once.
 func TestManyClientsAtOnce(t *testing.T) {
 	files := map[string][]byte{"a": content(150_000), "b": content(70_274), "c": nil}
-	inNetwork(t, files, generous, 3, func(t *testing.T, n *network) {
+	inRig(t, files, generous, 3, func(t *testing.T, n *rig) {
 		n.both(path{loss: 0.02, duplicate: 0.01, reorder: 0.01, delay: 3 * time.Millisecond})
 		n.batch = 32
 		var fetching sync.WaitGroup
@@ -445,7 +445,7 @@ func TestPacingForSmallRing(t *testing.T) {
 	files := map[string][]byte{"a": content(1 << 20)}
 	for _, window := range []int{16, 32, 64, 1000} {
 		for _, gap := range []bool{false, true} {
-			inNetwork(t, files, generous, 4, func(t *testing.T, n *network) {
+			inRig(t, files, generous, 4, func(t *testing.T, n *rig) {
 				m := uBoot
 				m.windowSize, m.nags = window, gap
 				n.both(path{delay: 100 * time.Microsecond, byteTime: 8})
@@ -464,7 +464,7 @@ func TestPacingForSmallRing(t *testing.T) {
 // EDK2 asks for the size first, breaks off, and reads from the next port.
 func TestAbortThenNextPort(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
-	inNetwork(t, files, generous, 5, func(t *testing.T, n *network) {
+	inRig(t, files, generous, 5, func(t *testing.T, n *rig) {
 		ask := model{blockSize: 1468, windowSize: 4, tsize: true, requests: seconds(4), quiet: 4 * time.Second, aborts: true}
 		read := model{name: "EDK2", blockSize: 1468, windowSize: 4, requests: seconds(4), quiet: 4 * time.Second, deaf: true}
 		for i := range 100 {
@@ -479,16 +479,16 @@ func TestAbortThenNextPort(t *testing.T) {
 			if data := first.expect(time.Minute); data != nil {
 				t.Fatalf("%q after an ERROR", data)
 			}
-			if results := n.ended(first.endpoint); len(results) != 1 || !isPeerError(results[0].err, 8, "User aborted the transfer") {
+			if results := n.ended(first.endpoint); len(results) != 1 || !isClientError(results[0].err, 8, "User aborted the transfer") {
 				t.Fatalf("%+v", results)
 			}
 		}
 	})
 }
 
-func isPeerError(err error, code uint16, message string) bool {
-	peer, ok := errors.AsType[*PeerError](err)
-	return ok && peer.Code == code && peer.Message == message
+func isClientError(err error, code uint16, message string) bool {
+	client, ok := errors.AsType[*ClientError](err)
+	return ok && client.Code == code && client.Message == message
 }
 
 // Whichever datagram is lost, the transfer is repaired without the client's timer, and soon.
@@ -505,7 +505,7 @@ func TestOneDatagramLost(t *testing.T) {
 		files := map[string][]byte{"a": content(m.size() * 33)}
 		var counts [2]traffic
 		fetch := func(lose func(toServer bool, n int, data []byte) bool) (spent time.Duration, repeats int) {
-			inNetwork(t, files, generous, 6, func(t *testing.T, n *network) {
+			inRig(t, files, generous, 6, func(t *testing.T, n *rig) {
 				n.both(path{delay: rtt / 2})
 				n.lose = lose
 				began := time.Now()
@@ -568,7 +568,7 @@ func TestLostBlockOfWindowIsResentAtOnce(t *testing.T) {
 			}
 			m := model{name: "window 8", blockSize: 512, windowSize: window, requests: seconds(60), quiet: time.Minute, nags: nags, deaf: true}
 			files := map[string][]byte{"a": content(blocks*512 + 100)}
-			inNetwork(t, files, generous, 7, func(t *testing.T, n *network) {
+			inRig(t, files, generous, 7, func(t *testing.T, n *rig) {
 				n.both(path{delay: rtt / 2})
 				dropped := false
 				n.lose = func(toServer bool, _ int, data []byte) bool {
@@ -598,7 +598,7 @@ func TestBackToBackFromOnePort(t *testing.T) {
 	files := map[string][]byte{"a": content(1500), "b": content(512), "c": nil}
 	for _, p := range []path{{}, {delay: 100 * time.Microsecond}} {
 		for _, batch := range []int{1, 8} {
-			inNetwork(t, files, generous, 8, func(t *testing.T, n *network) {
+			inRig(t, files, generous, 8, func(t *testing.T, n *rig) {
 				n.both(p)
 				n.batch = batch
 				m := model{name: "one port", requests: seconds(5), quiet: 5 * time.Second, deaf: true}
@@ -635,11 +635,11 @@ var firsts = []struct {
 }
 
 // The same RRQ before the first ACK gets the first answer again, and no second transfer. It is no reason to send more than
-// a silent peer is sent.
+// a silent client is sent.
 func TestSameRequestAgain(t *testing.T) {
 	files := map[string][]byte{"a": content(2000)}
 	for _, first := range firsts {
-		inNetwork(t, files, generous, 9, func(t *testing.T, n *network) {
+		inRig(t, files, generous, 9, func(t *testing.T, n *rig) {
 			c := n.client(1, 2000, 64)
 			for i := range 3 {
 				c.send(first.request)
@@ -665,20 +665,20 @@ func TestSameRequestAgain(t *testing.T) {
 	}
 }
 
-// Another RRQ, from a client that began anew, replaces the transfer: proven or not, nothing more of the old one is sent.
+// Another RRQ, from a client that began anew, replaces the transfer: confirmed or not, nothing more of the old one is sent.
 func TestAnotherRequestReplaces(t *testing.T) {
 	files := map[string][]byte{"a": content(2000), "b": content(100)}
-	for _, proven := range []bool{false, true} {
-		for _, again := range []string{"a", "b"} { // proven, the same request is another one too
-			if again == "a" && !proven {
+	for _, confirmed := range []bool{false, true} {
+		for _, again := range []string{"a", "b"} { // confirmed, the same request is another one too
+			if again == "a" && !confirmed {
 				continue
 			}
-			inNetwork(t, files, generous, 10, func(t *testing.T, n *network) {
+			inRig(t, files, generous, 10, func(t *testing.T, n *rig) {
 				n.both(path{delay: time.Millisecond})
 				c := n.client(1, 2000, 64)
 				c.send(requestOf("a", "octet"))
 				c.expect(time.Second)
-				if proven {
+				if confirmed {
 					c.send(ackOf(1))
 					if got := c.expect(time.Second); !bytes.HasPrefix(got, []byte("\x00\x03\x00\x02")) {
 						t.Fatalf("%.40q", got)
@@ -710,8 +710,8 @@ func TestAnotherRequestReplaces(t *testing.T) {
 	}
 }
 
-// An ERROR of the peer ends the transfer without a word, whenever it comes.
-func TestPeerErrorEndsSilently(t *testing.T) {
+// An ERROR of the client ends the transfer without a word, whenever it comes.
+func TestClientErrorEndsSilently(t *testing.T) {
 	files := map[string][]byte{"a": content(2000)}
 	for _, c := range []struct {
 		what    string
@@ -728,7 +728,7 @@ func TestPeerErrorEndsSilently(t *testing.T) {
 		{"very long", 1, nil, string(bytes.Repeat([]byte("x"), 128)), errorOf(0, string(bytes.Repeat([]byte("x"), 60_000)))},
 		{"unprintable", 1, nil, "\x1b[2J", errorOf(0, "\x1b[2J")},
 	} {
-		inNetwork(t, files, generous, 11, func(t *testing.T, n *network) {
+		inRig(t, files, generous, 11, func(t *testing.T, n *rig) {
 			p := n.client(1, 2000, 64)
 			p.send(requestOf("a", "octet", c.options...))
 			p.expect(time.Second)
@@ -742,7 +742,7 @@ func TestPeerErrorEndsSilently(t *testing.T) {
 			}
 			results := n.ended(p.endpoint)
 			code := binary.BigEndian.Uint16(c.data[2:])
-			if len(results) != 1 || !isPeerError(results[0].err, code, c.message) {
+			if len(results) != 1 || !isClientError(results[0].err, code, c.message) {
 				t.Errorf("%s: %+v", c.what, results)
 			}
 			if active := n.server.Active(); active != 0 {
@@ -765,8 +765,8 @@ func (c *port) arrivals() (data [][]byte, after []time.Duration) {
 	}
 }
 
-// A peer that never acknowledges draws three datagrams, the second after 1 s or what it asked for, and no ERROR.
-func TestSilentPeer(t *testing.T) {
+// A client that never acknowledges draws three datagrams, the second after 1 s or what it asked for, and no ERROR.
+func TestSilentClient(t *testing.T) {
 	files := map[string][]byte{"a": content(2000)}
 	for _, c := range []struct {
 		options []string
@@ -777,7 +777,7 @@ func TestSilentPeer(t *testing.T) {
 		{[]string{"timeout", "1"}, time.Second},
 		{[]string{"timeout", "3", "windowsize", "16"}, 3 * time.Second},
 	} {
-		inNetwork(t, files, generous, 12, func(t *testing.T, n *network) {
+		inRig(t, files, generous, 12, func(t *testing.T, n *rig) {
 			p := n.client(1, 2000, 64)
 			p.send(requestOf("a", "octet", c.options...))
 			data, after := p.arrivals()
@@ -795,11 +795,11 @@ func TestSilentPeer(t *testing.T) {
 	}
 }
 
-// A peer that acknowledged and then falls silent is given a bounded number of tries, which grow apart, within 30 s.
-func TestPeerFallsSilent(t *testing.T) {
+// A client that acknowledged and then falls silent is given a bounded number of tries, which grow apart, within 30 s.
+func TestClientFallsSilent(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
 	for _, options := range [][]string{nil, {"blksize", "1000"}, {"windowsize", "16"}, {"timeout", "255"}, {"timeout", "1"}} {
-		inNetwork(t, files, generous, 13, func(t *testing.T, n *network) {
+		inRig(t, files, generous, 13, func(t *testing.T, n *rig) {
 			n.both(path{delay: time.Millisecond})
 			p := n.client(1, 2000, 256)
 			p.send(requestOf("a", "octet", options...))
@@ -834,7 +834,7 @@ func TestPeerFallsSilent(t *testing.T) {
 func TestTimeoutOptionIsUpperBound(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
 	for _, seconds := range []int{1, 2, 5} {
-		inNetwork(t, files, generous, 14, func(t *testing.T, n *network) {
+		inRig(t, files, generous, 14, func(t *testing.T, n *rig) {
 			n.both(path{delay: time.Millisecond})
 			p := n.client(1, 2000, 64)
 			p.send(requestOf("a", "octet", "timeout", strconv.Itoa(seconds)))
@@ -864,7 +864,7 @@ func TestTimeoutOptionIsUpperBound(t *testing.T) {
 func TestNothingExtends(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
 	request := requestOf("a", "octet")
-	for _, proven := range []bool{false, true} {
+	for _, confirmed := range []bool{false, true} {
 		for _, c := range []struct {
 			what string
 			data []byte
@@ -882,17 +882,17 @@ func TestNothingExtends(t *testing.T) {
 			{"the same RRQ", request},
 			{"a WRQ", []byte("\x00\x02a\x00octet\x00")},
 		} {
-			if proven && c.data != nil && bytes.Equal(c.data, request) {
+			if confirmed && c.data != nil && bytes.Equal(c.data, request) {
 				continue // a client that began anew
 			}
-			if !proven && c.what == "an old ACK" {
+			if !confirmed && c.what == "an old ACK" {
 				continue // it is none then
 			}
-			inNetwork(t, files, generous, 15, func(t *testing.T, n *network) {
+			inRig(t, files, generous, 15, func(t *testing.T, n *rig) {
 				p := n.client(1, 2000, 2000)
 				p.send(request)
 				p.expect(time.Second)
-				if proven {
+				if confirmed {
 					for block := 1; block <= 2; block++ {
 						p.send(ackOf(block))
 						p.expect(time.Second)
@@ -904,17 +904,17 @@ func TestNothingExtends(t *testing.T) {
 					time.Sleep(101 * time.Millisecond)
 				}
 				if spent := time.Since(began); spent > progressTime+time.Second {
-					t.Errorf("proven %v: %s kept a transfer alive for %v", proven, c.what, spent)
+					t.Errorf("confirmed %v: %s kept a transfer alive for %v", confirmed, c.what, spent)
 				}
 				if c.what == "a WRQ" {
 					return // refused each time
 				}
 				synctest.Wait()
 				if results := n.ended(p.endpoint); len(results) != 1 || !errors.Is(results[0].err, ErrTimedOut) {
-					t.Errorf("proven %v: %s: %+v", proven, c.what, results)
+					t.Errorf("confirmed %v: %s: %+v", confirmed, c.what, results)
 				}
-				if sent := len(p.arrived); !proven && sent > 2 || sent > 30 {
-					t.Errorf("proven %v: %s drew %d datagrams", proven, c.what, sent)
+				if sent := len(p.arrived); !confirmed && sent > 2 || sent > 30 {
+					t.Errorf("confirmed %v: %s drew %d datagrams", confirmed, c.what, sent)
 				}
 			})
 		}
@@ -922,9 +922,9 @@ func TestNothingExtends(t *testing.T) {
 }
 
 // Trickled progress is progress, but a transfer that acknowledges one block in 29 s ends with its file, not with the server.
-func TestSlowPeerIsServed(t *testing.T) {
+func TestSlowClientIsServed(t *testing.T) {
 	files := map[string][]byte{"a": content(1200)}
-	inNetwork(t, files, generous, 16, func(t *testing.T, n *network) {
+	inRig(t, files, generous, 16, func(t *testing.T, n *rig) {
 		p := n.client(1, 2000, 2000)
 		p.send(requestOf("a", "octet"))
 		p.expect(time.Second)
@@ -944,7 +944,7 @@ func TestSlowPeerIsServed(t *testing.T) {
 func TestShutdown(t *testing.T) {
 	files := map[string][]byte{"a": content(5000)}
 	stopping := "\x00\x05\x00\x00Server stopping\x00"
-	inNetwork(t, files, generous, 17, func(t *testing.T, n *network) {
+	inRig(t, files, generous, 17, func(t *testing.T, n *rig) {
 		n.both(path{delay: time.Millisecond})
 		good, stuck, silent, late := n.client(1, 2000, 64), n.client(2, 2000, 64), n.client(3, 2000, 64), n.client(4, 2000, 64)
 		for _, p := range []*port{good, stuck, silent} {
@@ -984,7 +984,7 @@ func TestShutdown(t *testing.T) {
 				t.Errorf("a transfer that does not end: %+v", results)
 			}
 		}
-		// The ERROR is on its way; the silent peer has not acknowledged anything, and three datagrams are all it gets.
+		// The ERROR is on its way; the silent client has not acknowledged anything, and three datagrams are all it gets.
 		time.Sleep(time.Second)
 		var last []byte
 		for len(stuck.arrived) > 0 {
@@ -996,7 +996,7 @@ func TestShutdown(t *testing.T) {
 	})
 
 	// Without transfers it takes no time, before Serve as well as after it, and twice.
-	inNetwork(t, files, generous, 18, func(t *testing.T, n *network) {
+	inRig(t, files, generous, 18, func(t *testing.T, n *rig) {
 		began := time.Now()
 		n.stop(time.Hour)
 		if spent := time.Since(began); spent > 2*time.Second {

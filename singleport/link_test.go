@@ -152,7 +152,7 @@ func (c *port) close() {
 func (c *port) send(data []byte) {
 	c.link.mu.Lock()
 	defer c.link.mu.Unlock()
-	c.link.put(true, route{peer: c.endpoint, local: serverIP}, data)
+	c.link.put(true, route{client: c.endpoint, local: serverIP}, data)
 }
 
 // put sends a datagram on its way; mu is held.
@@ -213,7 +213,7 @@ func (l *link) carry() {
 			if d.toServer {
 				l.inbox = append(l.inbox, d)
 				l.arrived.Signal()
-			} else if c := l.ports[d.route.peer]; c != nil {
+			} else if c := l.ports[d.route.client]; c != nil {
 				select {
 				case c.arrived <- d.data:
 				default:
@@ -255,7 +255,7 @@ func (l *link) serve(handle func([]received)) error {
 		batch := make([]received, n)
 		for i, d := range l.inbox[:n] {
 			batch[i] = received{d.route, d.data}
-			l.noteArrival(d.route.peer, d.data)
+			l.noteArrival(d.route.client, d.data)
 		}
 		l.inbox = l.inbox[n:]
 		l.mu.Unlock()
@@ -264,7 +264,7 @@ func (l *link) serve(handle func([]received)) error {
 
 		l.mu.Lock()
 		for _, r := range batch {
-			l.noteHandled(r.route.peer)
+			l.noteHandled(r.route.client)
 		}
 		l.mu.Unlock()
 		for _, r := range batch { // nobody may look at them any more
@@ -320,9 +320,9 @@ func (l *link) flush() {
 func (l *link) leave(to route, data []byte) {
 	if !l.closed {
 		if to.local != serverIP {
-			l.t.Errorf("an answer to %v leaves from %v", to.peer.addrPort(), netip.AddrFrom16(to.local))
+			l.t.Errorf("an answer to %v leaves from %v", to.client.addrPort(), netip.AddrFrom16(to.local))
 		}
-		l.judge(to.peer, data)
+		l.judge(to.client, data)
 		l.put(false, to, data)
 	}
 }
@@ -339,7 +339,7 @@ func (l *link) close() error {
 	return nil
 }
 
-// watch is what the link knows of one peer. A transfer begins when its handler is called, which is before its first datagram.
+// watch is what the link knows of one client. A transfer begins when its handler is called, which is before its first datagram.
 type watch struct {
 	errorsDue int // requests that no ERROR answered yet
 	refusals  int // of them, those that came while a transfer ran and may be refused without a word to it
@@ -348,8 +348,8 @@ type watch struct {
 	ending                bool // what ends it was delivered, perhaps not yet seen
 	content               []byte
 	answered, oack        bool
-	proven                bool
-	unproven              int // datagrams sent before the peer was proven
+	confirmed             bool
+	unconfirmed           int // datagrams sent before the client was confirmed
 	blockSize, windowSize int
 	acked, ackedBefore    int // blocks; before what the server is looking at now
 	sent                  int // blocks
@@ -432,11 +432,11 @@ func (l *link) noteArrival(e endpoint, data []byte) {
 // acknowledge takes an ACK, and reports whether it says anything new.
 func (w *watch) acknowledge(number uint16) bool {
 	ahead := int(number - uint16(w.acked))
-	if !w.answered || ahead > w.sent-w.acked || ahead == 0 && (w.proven || !w.oack) {
+	if !w.answered || ahead > w.sent-w.acked || ahead == 0 && (w.confirmed || !w.oack) {
 		return false
 	}
 	w.acked += ahead
-	w.proven = true
+	w.confirmed = true
 	return true
 }
 
@@ -478,10 +478,10 @@ func (l *link) judge(e endpoint, data []byte) {
 	opcode := binary.BigEndian.Uint16(data)
 	if opcode == wireERROR && w.refusals > 0 {
 		w.refusals--
-	} else if w.running && !w.proven {
-		w.unproven++
-		if w.unproven > 3 {
-			wrong("datagram %d to a peer that acknowledged nothing", w.unproven)
+	} else if w.running && !w.confirmed {
+		w.unconfirmed++
+		if w.unconfirmed > 3 {
+			wrong("datagram %d to a client that acknowledged nothing", w.unconfirmed)
 		}
 	}
 	if opcode == wireERROR {
@@ -496,7 +496,7 @@ func (l *link) judge(e endpoint, data []byte) {
 	}
 	switch opcode {
 	case wireOACK:
-		if w.sent > 0 || w.proven && !w.handling {
+		if w.sent > 0 || w.confirmed && !w.handling {
 			wrong("DATA is under way")
 		}
 		if w.oack {
@@ -517,7 +517,7 @@ func (l *link) judge(e endpoint, data []byte) {
 		case block == w.ackedBefore || block > w.acked+w.windowSize:
 			wrong("outside of the window")
 			return
-		case w.oack && !w.proven:
+		case w.oack && !w.confirmed:
 			wrong("the OACK was not acknowledged")
 		case block > w.last():
 			wrong("beyond the end")
@@ -559,8 +559,8 @@ func parseOACK(data []byte) map[string]string {
 	return options
 }
 
-// network is a server that serves the link's files, and what became of its transfers.
-type network struct {
+// rig is a server that serves the link's files, and what became of its transfers.
+type rig struct {
 	*link
 	server   *Server
 	observer *testObserver
@@ -573,11 +573,11 @@ type network struct {
 
 // result is what the server says of one transfer.
 type result struct {
-	peer  endpoint
-	name  string
-	err   error
-	stats Stats
-	watch *watch
+	client endpoint
+	name   string
+	err    error
+	stats  Stats
+	watch  *watch
 }
 
 // testObserver counts what it is told.
@@ -587,7 +587,7 @@ type testObserver struct {
 	panicked []string
 }
 
-func (o *testObserver) Refused(peer netip.AddrPort, name string, why Refusal) {
+func (o *testObserver) Refused(client netip.AddrPort, name string, why Refusal) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.refused == nil {
@@ -617,12 +617,12 @@ func (o *testObserver) panics() []string {
 // generous are limits that no test of transfers meets.
 var generous = Config{MaxBlockSize: MaxBlockSize, MaxWindowSize: MaxWindowSize, MaxTransfers: 100_000, Rate: MaxRate}
 
-// inNetwork runs test in a bubble with a server on a perfect link. Afterwards nothing of the server may be left, and no
+// inRig runs test in a bubble with a server on a perfect link. Afterwards nothing of the server may be left, and no
 // panic of its engine may have been contained.
-func inNetwork(t *testing.T, files map[string][]byte, cfg Config, seed uint64, test func(t *testing.T, n *network)) {
+func inRig(t *testing.T, files map[string][]byte, cfg Config, seed uint64, test func(t *testing.T, n *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{link: newLink(t, files, seed), observer: new(testObserver), served: make(chan error, 1)}
+		n := &rig{link: newLink(t, files, seed), observer: new(testObserver), served: make(chan error, 1)}
 		cfg.Observer = n.observer
 		n.server = newServer([]socket{n.link}, cfg)
 		go func() { n.served <- n.server.Serve(n.handle) }()
@@ -636,7 +636,7 @@ func inNetwork(t *testing.T, files map[string][]byte, cfg Config, seed uint64, t
 }
 
 // stop shuts the server down, which may take as long as running transfers are given.
-func (n *network) stop(grace time.Duration) {
+func (n *rig) stop(grace time.Duration) {
 	n.t.Helper()
 	if n.stopped {
 		return
@@ -665,8 +665,8 @@ func checkNothingLeft(t testing.TB, server *Server) {
 	}
 	for _, s := range server.shards {
 		s.mu.Lock()
-		if len(s.peers) != 0 || len(s.timers) != 0 || s.unproven.first != nil || len(s.engine.byID) != 0 || s.engine.queue != nil {
-			t.Errorf("%d peers, %d timers, %d transfers of the engine are left", len(s.peers), len(s.timers), len(s.engine.byID))
+		if len(s.clients) != 0 || len(s.timers) != 0 || s.unconfirmed.first != nil || len(s.engine.byID) != 0 || s.engine.queue != nil {
+			t.Errorf("%d clients, %d timers, %d transfers of the engine are left", len(s.clients), len(s.timers), len(s.engine.byID))
 		}
 		s.mu.Unlock()
 	}
@@ -674,17 +674,17 @@ func checkNothingLeft(t testing.TB, server *Server) {
 }
 
 // handle is the Handler of the tests.
-func (n *network) handle(t *Transfer) error {
+func (n *rig) handle(t *Transfer) error {
 	content, ok := n.files[t.Name()]
 	if !ok {
-		n.noteBegin(endpointAt(t.Peer()), nil)
+		n.noteBegin(endpointAt(t.Client()), nil)
 		return ErrNotFound
 	}
 	carried, size := content, int64(len(content))
 	if t.Mode() == NetASCII {
 		carried, size = toNetASCII(content), -1
 	}
-	e := endpointAt(t.Peer())
+	e := endpointAt(t.Client())
 	w := n.noteBegin(e, carried)
 	err := t.Send(bytes.NewReader(content), size)
 	n.noteEnd(w)
@@ -696,12 +696,12 @@ func (n *network) handle(t *Transfer) error {
 }
 
 // ended returns what became of the transfers of e so far.
-func (n *network) ended(e endpoint) []result {
+func (n *rig) ended(e endpoint) []result {
 	n.resultsMu.Lock()
 	defer n.resultsMu.Unlock()
 	var of []result
 	for _, r := range n.results {
-		if r.peer == e {
+		if r.client == e {
 			of = append(of, r)
 		}
 	}

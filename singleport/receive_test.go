@@ -46,11 +46,11 @@ func inSegment(tb testing.TB) (step func(), times int, out *sink) {
 		<-served
 	})
 	s := server.shards[0]
-	batch := []received{{route: route{peer: endpoint{port: 7}}, data: requestOf("a", "octet")}}
+	batch := []received{{route: route{client: endpoint{port: 7}}, data: requestOf("a", "octet")}}
 	s.receive(batch)
 	for deadline := time.Now().Add(30 * time.Second); times == 0; {
 		s.mu.Lock()
-		if t := s.peers[batch[0].route.peer]; t != nil && t.window.high == 1 {
+		if t := s.clients[batch[0].route.client]; t != nil && t.window.high == 1 {
 			times = int(t.window.available()) - 1
 		}
 		s.mu.Unlock()

@@ -13,58 +13,58 @@ const (
 	// over the worst of links is ten times as fast.
 	slowTime = 30 * time.Second
 	slowRate = 512
-	// hoardTime and hoardRate, bytes a second, do the same within a prefix that holds more than half of all transfers.
+	// hoardTime and hoardRate, bytes a second, do the same within a network that holds more than half of all transfers.
 	hoardTime = time.Second
 	hoardRate = 8 << 10
 )
 
-// makeRoom ends proven transfers for the sake of a request from p: all that are idle, else, if another prefix holds more than half of
+// makeRoom ends confirmed transfers for the sake of a request from from: all that are idle, else, if another network holds more than half of
 // all, its longest and what more of its slow ones is over that half. It reports whether there were any.
-func (s *shard) makeRoom(p prefix, now int64) bool {
+func (s *shard) makeRoom(from network, now int64) bool {
 	if now-s.lookedForRoom < int64(roomTime) {
 		return false
 	}
 	s.lookedForRoom = now
 	found := false
 	// A majority is what is left when each of its members is set against one of the others (Boyer and Moore).
-	var majority prefix
+	var majority network
 	surplus := 0
-	for _, t := range s.peers {
+	for _, t := range s.clients {
 		switch {
 		case t.canMakeWay() && t.isIdle(now):
 			s.makeWay(t)
 			found = true
 		case surplus == 0:
-			majority, surplus = prefixOf(t.route.peer.ip), 1
-		case majority == prefixOf(t.route.peer.ip):
+			majority, surplus = networkOf(t.route.client.ip), 1
+		case majority == networkOf(t.route.client.ip):
 			surplus++
 		default:
 			surplus--
 		}
 	}
-	if found || majority == p {
+	if found || majority == from {
 		return found
 	}
 	held := 0
 	var longest *Transfer
-	for _, t := range s.peers {
-		if prefixOf(t.route.peer.ip) == majority {
+	for _, t := range s.clients {
+		if networkOf(t.route.client.ip) == majority {
 			held++
 			if t.canMakeWay() && (longest == nil || t.began < longest.began) {
 				longest = t
 			}
 		}
 	}
-	surplus = held - len(s.peers)/2
+	surplus = held - len(s.clients)/2
 	if longest == nil || surplus <= 0 {
 		return false
 	}
 	s.makeWay(longest)
-	for _, t := range s.peers {
+	for _, t := range s.clients {
 		if surplus == 1 { // that was longest
 			break
 		}
-		if t.canMakeWay() && prefixOf(t.route.peer.ip) == majority && t.isSlow(now, hoardTime, hoardRate) {
+		if t.canMakeWay() && networkOf(t.route.client.ip) == majority && t.isSlow(now, hoardTime, hoardRate) {
 			s.makeWay(t)
 			surplus--
 		}
@@ -72,10 +72,10 @@ func (s *shard) makeRoom(p prefix, now int64) bool {
 	return true
 }
 
-// canMakeWay reports whether t is proven, and its goroutine, which waits for the peer and not for a file, ends with it.
-func (t *Transfer) canMakeWay() bool { return t.proven && t.waiting }
+// canMakeWay reports whether t is confirmed, and its goroutine, which waits for the client and not for a file, ends with it.
+func (t *Transfer) canMakeWay() bool { return t.confirmed && t.waiting }
 
-// isIdle reports whether the peer of a proven transfer makes next to no use of it.
+// isIdle reports whether the client of a confirmed transfer makes next to no use of it.
 func (t *Transfer) isIdle(now int64) bool {
 	return now-t.progress >= int64(stalledTime) || t.isSlow(now, slowTime, slowRate)
 }

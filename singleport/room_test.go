@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// crowd fills the server with proven transfers of clients begin to end-1 of one /24, and returns their ports.
-func (n *network) crowd(third byte, count int) []*port {
+// crowd fills the server with confirmed transfers of clients begin to end-1 of one /24, and returns their ports.
+func (n *rig) crowd(third byte, count int) []*port {
 	n.t.Helper()
 	var ports []*port
 	for i := range count {
@@ -25,7 +25,7 @@ func (n *network) crowd(third byte, count int) []*port {
 }
 
 // asks reports whether another client gets a transfer, which it then begins.
-func (n *network) asks(third byte, p uint16) bool {
+func (n *rig) asks(third byte, p uint16) bool {
 	c := n.client(int(third)<<8, p, 64)
 	c.send(requestOf("a", "octet"))
 	answer := c.expect(500 * time.Millisecond)
@@ -39,8 +39,8 @@ func fullOf(transfers int) Config {
 
 // When a server is full, a transfer that had no new ACK for stalledTime makes room; before that it does not.
 func TestStalledTransfersMakeRoom(t *testing.T) {
-	inNetwork(t, map[string][]byte{"a": content(100_000)}, fullOf(8), 1, func(t *testing.T, n *network) {
-		// Two prefixes of four: none has a majority.
+	inRig(t, map[string][]byte{"a": content(100_000)}, fullOf(8), 1, func(t *testing.T, n *rig) {
+		// Two networks of four: none has a majority.
 		n.crowd(1, 4)
 		n.crowd(2, 4)
 		if n.asks(3, 1) {
@@ -55,7 +55,7 @@ func TestStalledTransfersMakeRoom(t *testing.T) {
 
 // A trickle of ACKs does not keep a place.
 func TestTricklesMakeRoom(t *testing.T) {
-	inNetwork(t, map[string][]byte{"a": content(100_000)}, fullOf(8), 1, func(t *testing.T, n *network) {
+	inRig(t, map[string][]byte{"a": content(100_000)}, fullOf(8), 1, func(t *testing.T, n *rig) {
 		ports := append(n.crowd(1, 4), n.crowd(2, 4)...)
 		block := 2
 		for began := time.Now(); time.Since(began) < slowTime; block++ {
@@ -73,24 +73,24 @@ func TestTricklesMakeRoom(t *testing.T) {
 	})
 }
 
-// A prefix that holds more than half of all transfers makes room for another, and not for itself.
+// A network that holds more than half of all transfers makes room for another, and not for itself.
 func TestMajorityMakesRoom(t *testing.T) {
-	inNetwork(t, map[string][]byte{"a": content(100_000)}, fullOf(16), 1, func(t *testing.T, n *network) {
+	inRig(t, map[string][]byte{"a": content(100_000)}, fullOf(16), 1, func(t *testing.T, n *rig) {
 		n.crowd(1, 12)
 		n.crowd(2, 4)
 		if n.asks(1, 1) {
-			t.Error("room for the prefix that holds most")
+			t.Error("room for the network that holds most")
 		}
 		if n.asks(1, 2) || n.server.Active() != 16 {
-			t.Error("a transfer ended for the prefix that holds most")
+			t.Error("a transfer ended for the network that holds most")
 		}
 		time.Sleep(roomTime)
 		if !n.asks(3, 1) {
-			t.Error("no room beside a prefix that holds most")
+			t.Error("no room beside a network that holds most")
 		}
 		time.Sleep(hoardTime)
 		if !n.asks(4, 1) {
-			t.Error("no room beside a prefix that hoards")
+			t.Error("no room beside a network that hoards")
 		}
 		synctest.Wait()
 		ended := map[byte]int{}
@@ -99,12 +99,12 @@ func TestMajorityMakesRoom(t *testing.T) {
 			if r.err != ErrMadeWay {
 				t.Errorf("a transfer ended with %v", r.err)
 			}
-			ended[r.peer.ip[14]]++
+			ended[r.client.ip[14]]++
 		}
 		n.resultsMu.Unlock()
 		// One for the first request; for the second all that was slow beyond half of 16.
 		if ended[1] < 3 || ended[1] > 5 || ended[2] != 0 {
-			t.Errorf("transfers that made way, by prefix: %v", ended)
+			t.Errorf("transfers that made way, by network: %v", ended)
 		}
 	})
 }
@@ -112,7 +112,7 @@ func TestMajorityMakesRoom(t *testing.T) {
 // However many files keep their readers waiting, few goroutines wait, and other transfers follow when they are let go.
 func TestWaitingReadersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &network{link: newLink(t, nil, 1), observer: new(testObserver), served: make(chan error, 1)}
+		n := &rig{link: newLink(t, nil, 1), observer: new(testObserver), served: make(chan error, 1)}
 		cfg := generous
 		cfg.Observer = n.observer
 		n.server = newServer([]socket{n.link}, cfg)
@@ -120,7 +120,7 @@ func TestWaitingReadersAreBounded(t *testing.T) {
 		waiting := make(chan struct{}, 10_000)
 		go func() {
 			n.served <- n.server.Serve(func(t *Transfer) error {
-				n.noteBegin(endpointAt(t.Peer()), nil)
+				n.noteBegin(endpointAt(t.Client()), nil)
 				waiting <- struct{}{}
 				<-disk
 				return t.Send(io.MultiReader(), 0)

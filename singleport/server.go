@@ -58,9 +58,9 @@ func newServer(sockets []socket, cfg Config) *Server {
 			*value = initial
 		}
 	}
-	setDefault(&cfg.MaxBlockSize, 1468)
-	setDefault(&cfg.MaxWindowSize, 64)
-	setDefault(&cfg.MaxTransfers, 2000)
+	setDefault(&cfg.MaxBlockSize, DefaultMaxBlockSize)
+	setDefault(&cfg.MaxWindowSize, DefaultMaxWindowSize)
+	setDefault(&cfg.MaxTransfers, DefaultMaxTransfers)
 	setDefault(&cfg.Rate, DefaultRate)
 	setDefault(&cfg.Sockets, 1)
 	if cfg.Observer == nil {

@@ -20,21 +20,21 @@ type shard struct {
 	engine *engine
 	seed   maphash.Seed
 
-	mu       sync.Mutex
-	closed   bool
-	peers    map[endpoint]*Transfer // that are not over
-	unproven list                   // answered, the oldest first
-	timers   timers
-	timer    *time.Timer
-	armed    int64 // when timer fires; 0 if it is not set
-	scratch  []byte
+	mu          sync.Mutex
+	closed      bool
+	clients     map[endpoint]*Transfer // that are not over
+	unconfirmed list                   // answered, the oldest first
+	timers      timers
+	timer       *time.Timer
+	armed       int64 // when timer fires; 0 if it is not set
+	scratch     []byte
 
 	lookedForRoom int64 // see makeRoom
 	drained       int64 // when all that had arrived was read
 }
 
 func newShard(server *Server, socket socket) *shard {
-	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), peers: map[endpoint]*Transfer{}}
+	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), clients: map[endpoint]*Transfer{}}
 	s.engine = newEngine(s)
 	return s
 }
@@ -80,7 +80,7 @@ func (s *shard) take(r *received, now int64) {
 			s.server.panicked(v)
 		}
 	}()
-	if len(r.data) < 4 || r.route.peer.port == 0 {
+	if len(r.data) < 4 || r.route.client.port == 0 {
 		s.refused(r, RefusedMalformed)
 		return
 	}
@@ -88,15 +88,15 @@ func (s *shard) take(r *received, now int64) {
 	case opRRQ, opWRQ:
 		s.request(r, now)
 	case opACK:
-		if t := s.peers[r.route.peer]; t != nil {
+		if t := s.clients[r.route.client]; t != nil {
 			s.acknowledge(t, binary.BigEndian.Uint16(r.data[2:]), now)
 		} else {
 			s.refused(r, RefusedStray)
 		}
 	case opERROR:
-		if t := s.peers[r.route.peer]; t != nil {
+		if t := s.clients[r.route.client]; t != nil {
 			message, _, _ := bytes.Cut(r.data[4:], []byte{0})
-			s.drop(t, &PeerError{binary.BigEndian.Uint16(r.data[2:]), string(message[:min(len(message), maxPeerMessage)])})
+			s.drop(t, &ClientError{binary.BigEndian.Uint16(r.data[2:]), string(message[:min(len(message), maxClientMessage)])})
 		} else {
 			s.refused(r, RefusedStray)
 		}
@@ -107,10 +107,10 @@ func (s *shard) take(r *received, now int64) {
 	}
 }
 
-const maxPeerMessage = 128 // bytes
+const maxClientMessage = 128 // bytes
 
 func (s *shard) refused(r *received, why Refusal) {
-	s.server.config.Observer.Refused(r.route.peer.addrPort(), "", why)
+	s.server.config.Observer.Refused(r.route.client.addrPort(), "", why)
 }
 
 // request answers an RRQ or a WRQ.
@@ -130,13 +130,13 @@ func (s *shard) request(r *received, now int64) {
 		return
 	}
 	digest := maphash.Bytes(s.seed, r.data)
-	if t := s.peers[r.route.peer]; t != nil && t.digest == digest {
-		if !t.proven {
+	if t := s.clients[r.route.client]; t != nil && t.digest == digest {
+		if !t.confirmed {
 			s.repeat(t, now)
 			return
 		}
-		// A repeat that was under way while the first answer was: what the peer sent before it heard of us arrives no later than this.
-		if now-t.provenAt < 2*(t.provenAt-t.began) {
+		// A repeat that was under way while the first answer was: what the client sent before it heard of us arrives no later than this.
+		if now-t.confirmedAt < 2*(t.confirmedAt-t.began) {
 			return
 		}
 	}
@@ -147,7 +147,7 @@ func (s *shard) request(r *received, now int64) {
 	pass, verdict := s.admit(r, &asked, now)
 	switch verdict {
 	case admitted:
-		if t := s.peers[r.route.peer]; t != nil {
+		if t := s.clients[r.route.client]; t != nil {
 			s.drop(t, ErrReplaced)
 		}
 		s.begin(r, &asked, mode, digest, pass, now)
@@ -164,34 +164,34 @@ func (s *shard) request(r *received, now int64) {
 
 // admit asks the admission, and ends older transfers where that lets the request in.
 func (s *shard) admit(r *received, asked *request, now int64) (pass, verdict) {
-	p := prefixOf(r.route.peer.ip)
-	pass, verdict := s.ask(p, asked, now)
-	if (verdict == busy || verdict == crowded) && s.server.Active() >= s.server.config.MaxTransfers && s.makeRoom(p, now) {
-		return s.ask(p, asked, now)
+	from := networkOf(r.route.client.ip)
+	pass, verdict := s.ask(from, asked, now)
+	if (verdict == busy || verdict == crowded) && s.server.Active() >= s.server.config.MaxTransfers && s.makeRoom(from, now) {
+		return s.ask(from, asked, now)
 	}
 	return pass, verdict
 }
 
-// ask asks the admission, and ends unproven transfers as it demands.
-func (s *shard) ask(p prefix, asked *request, now int64) (pass, verdict) {
+// ask asks the admission, and ends unconfirmed transfers as it demands.
+func (s *shard) ask(from network, asked *request, now int64) (pass, verdict) {
 	for {
 		oldest := now
-		if t := s.unproven.first; t != nil {
+		if t := s.unconfirmed.first; t != nil {
 			// An ACK may have arrived and wait to be read: what counts is how long there was surely none.
 			oldest -= max(s.drained-t.offeredAt, 0)
 		}
-		pass, verdict := s.server.admission.admit(p, now, asked.largestAnswer(), oldest)
+		pass, verdict := s.server.admission.admit(from, now, asked.largestAnswer(), oldest)
 		if verdict != makeWay {
 			return pass, verdict
 		}
-		s.makeWay(s.unproven.first)
+		s.makeWay(s.unconfirmed.first)
 	}
 }
 
 // refuse answers a request that gets no transfer with e, unless its sender is over its rate.
 func (s *shard) refuse(r *received, asked *request, e *Error, why Refusal, now int64) {
 	s.scratch = appendError(s.scratch[:0], e)
-	if !s.server.admission.draw(prefixOf(r.route.peer.ip), now, len(s.scratch)) {
+	if !s.server.admission.draw(networkOf(r.route.client.ip), now, len(s.scratch)) {
 		s.refused(r, RefusedRate)
 		return
 	}
@@ -200,7 +200,7 @@ func (s *shard) refuse(r *received, asked *request, e *Error, why Refusal, now i
 }
 
 func (s *shard) refusedRequest(r *received, asked *request, why Refusal) {
-	s.server.config.Observer.Refused(r.route.peer.addrPort(), string(asked.name), why)
+	s.server.config.Observer.Refused(r.route.client.addrPort(), string(asked.name), why)
 }
 
 // begin makes a transfer of a request and hands it to the engine.
@@ -213,7 +213,7 @@ func (s *shard) begin(r *received, asked *request, mode Mode, digest uint64, pas
 		o.name = bytes.Clone(o.name)
 		t.options = append(t.options, o)
 	}
-	s.peers[t.route.peer] = t
+	s.clients[t.route.client] = t
 	s.server.active.Add(1)
 	t.segmentLimit = s.server.segmentLimit(t.options)
 	s.engine.add(t)
@@ -245,10 +245,10 @@ func (s *shard) load(t *Transfer, segment []byte) {
 	s.advance(t, s.server.now())
 }
 
-// repeat sends the first answer of an unproven transfer, at most as often as one may be sent.
+// repeat sends the first answer of an unconfirmed transfer, at most as often as one may be sent.
 func (s *shard) repeat(t *Transfer, now int64) {
 	switch {
-	case t.datagrams >= unprovenDatagrams:
+	case t.datagrams >= unconfirmedDatagrams:
 		return
 	case t.oack != nil:
 		if s.charge(t, len(t.oack), now) {
@@ -263,18 +263,18 @@ func (s *shard) repeat(t *Transfer, now int64) {
 	}
 }
 
-// answered counts a first answer, and waits for the peer.
+// answered counts a first answer, and waits for the client.
 func (s *shard) answered(t *Transfer, now int64) {
 	if t.datagrams++; t.datagrams > 1 {
 		t.estimator.backoff++
 	} else {
 		t.offeredAt = now
-		s.unproven.add(t)
+		s.unconfirmed.add(t)
 	}
 	s.arm(t, now)
 }
 
-// charge asks whether an unproven transfer may send size bytes.
+// charge asks whether an unconfirmed transfer may send size bytes.
 func (s *shard) charge(t *Transfer, size int, now int64) bool {
 	return s.server.admission.charge(&t.pass, now, size)
 }
@@ -286,7 +286,7 @@ func (s *shard) advance(t *Transfer, now int64) {
 		number := uint16(w.next)
 		data, count, again := w.take(n)
 		n -= count
-		if t.proven || s.charge(t, 4+len(data), now) {
+		if t.confirmed || s.charge(t, 4+len(data), now) {
 			s.socket.sendBlocks(&t.route, number, count, w.blockSize, data)
 		}
 		t.retransmits += again
@@ -303,7 +303,7 @@ func (s *shard) advance(t *Transfer, now int64) {
 		w.release()
 		s.engine.enqueue(t, deliverACK)
 	}
-	if !t.proven && w.high > 0 {
+	if !t.confirmed && w.high > 0 {
 		s.answered(t, now)
 		return
 	}
@@ -355,11 +355,11 @@ func (s *shard) expire() {
 func (s *shard) elapsed(t *Transfer, now int64) {
 	w := &t.window
 	switch {
-	case now-t.progress >= int64(progressTime) && (w.inFlight() > 0 || !t.proven):
+	case now-t.progress >= int64(progressTime) && (w.inFlight() > 0 || !t.confirmed):
 		s.drop(t, ErrTimedOut)
-	case !t.proven && t.datagrams >= unprovenDatagrams:
+	case !t.confirmed && t.datagrams >= unconfirmedDatagrams:
 		s.drop(t, ErrTimedOut)
-	case !t.proven:
+	case !t.confirmed:
 		s.repeat(t, now)
 	case w.sendable() > 0: // paced
 		s.advance(t, now)
@@ -389,7 +389,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 			if t.datagrams == 1 {
 				t.estimator.sample(time.Duration(now - t.sampledAt))
 			}
-			s.prove(t, now)
+			s.confirm(t, now)
 			s.engine.enqueue(t, deliverTerms)
 			s.arm(t, now)
 		}
@@ -407,8 +407,8 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		t.pace.arrived()
 	}
 	t.progress, t.tries = now, 0
-	if !t.proven {
-		s.prove(t, now)
+	if !t.confirmed {
+		s.confirm(t, now)
 	}
 	if t.sampled > 0 && w.acked >= t.sampled {
 		t.estimator.sample(time.Duration(now - t.sampledAt))
@@ -421,11 +421,11 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 	s.advance(t, now)
 }
 
-// prove notes that the peer is where it says.
-func (s *shard) prove(t *Transfer, now int64) {
-	t.proven, t.provenAt, t.progress = true, now, now
-	s.unproven.remove(t)
-	s.server.admission.prove(&t.pass)
+// confirm notes that the client is where it says.
+func (s *shard) confirm(t *Transfer, now int64) {
+	t.confirmed, t.confirmedAt, t.progress = true, now, now
+	s.unconfirmed.remove(t)
+	s.server.admission.confirm(&t.pass)
 }
 
 // finish ends a transfer of which everything has arrived.
@@ -453,7 +453,7 @@ func (s *shard) fail(t *Transfer, err error) {
 	answer := ErrRead
 	errors.As(err, &answer)
 	s.scratch = appendError(s.scratch[:0], answer)
-	if t.proven || t.datagrams < unprovenDatagrams && s.charge(t, len(s.scratch), s.server.now()) {
+	if t.confirmed || t.datagrams < unconfirmedDatagrams && s.charge(t, len(s.scratch), s.server.now()) {
 		s.socket.send(&t.route, s.scratch)
 	}
 	s.forget(t, err)
@@ -463,7 +463,7 @@ func (s *shard) fail(t *Transfer, err error) {
 func (s *shard) endAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, t := range s.peers {
+	for _, t := range s.clients {
 		s.fail(t, ErrStopping)
 		t.end = ErrStopped
 		s.drop(t, ErrStopped)
@@ -475,9 +475,9 @@ func (s *shard) endAll() {
 func (s *shard) forget(t *Transfer, err error) {
 	if !t.over {
 		t.over, t.end, t.ended = true, err, s.server.now()
-		delete(s.peers, t.route.peer)
+		delete(s.clients, t.route.client)
 		s.timers.remove(t)
-		s.unproven.remove(t)
+		s.unconfirmed.remove(t)
 	}
 }
 

@@ -27,7 +27,16 @@ const (
 	MaxTimeout       = 255   // seconds, RFC 2349
 )
 
-// Error is an ERROR packet: what the peer is told, and all that it is told.
+// Defaults of a Config.
+const (
+	// DefaultMaxBlockSize, in bytes, fills an Ethernet frame: 1500 less 20 of IPv4, 8 of UDP and 4 of TFTP.
+	// A larger block is sent in IP fragments, which many boot ROMs cannot put together.
+	DefaultMaxBlockSize  = 1468
+	DefaultMaxWindowSize = 64 // blocks
+	DefaultMaxTransfers  = 2000
+)
+
+// Error is an ERROR packet: what the client is told, and all that it is told.
 type Error struct {
 	Code    uint16 // RFC 1350 appendix, RFC 2347 for code 8
 	Message string // fixed ASCII text without a NUL
@@ -45,23 +54,23 @@ var (
 	ErrStopping = &Error{0, "Server stopping"}
 )
 
-// How a transfer that began can end other than whole. Transfer.Send returns one of these, or a *PeerError, or
+// How a transfer that began can end other than whole. Transfer.Send returns one of these, or a *ClientError, or
 // the error of the reader it was given.
 var (
-	ErrTimedOut = errors.New("no answer from the peer")
-	ErrReplaced = errors.New("the peer began another request")
-	ErrMadeWay  = errors.New("others waited and the peer made no use of it, or held most of what there is")
+	ErrTimedOut = errors.New("no answer from the client")
+	ErrReplaced = errors.New("the client began another request")
+	ErrMadeWay  = errors.New("others waited and the client made no use of it, or held most of what there is")
 	ErrStopped  = errors.New("the server stopped")
 )
 
-// PeerError is an ERROR that the peer sent; it ends the transfer and is never answered (RFC 1350 section 7).
-type PeerError struct {
+// ClientError is an ERROR that the client sent; it ends the transfer and is never answered (RFC 1350 section 7).
+type ClientError struct {
 	Code    uint16
 	Message string // bytes from the network: escape before printing; at most 128 bytes
 }
 
-func (e *PeerError) Error() string {
-	return fmt.Sprintf("the peer sent ERROR %d %q", e.Code, e.Message)
+func (e *ClientError) Error() string {
+	return fmt.Sprintf("the client sent ERROR %d %q", e.Code, e.Message)
 }
 
 // Mode is how a file is carried (RFC 1350 section 1).
@@ -75,16 +84,16 @@ const (
 
 // Config sets the limits of a Server. Zero values take the defaults that each field names.
 type Config struct {
-	MaxBlockSize  int      // largest blksize granted, bytes, 512 to 65464; 0 is 1468
-	MaxWindowSize int      // largest windowsize granted, blocks, 1 to 65535; 0 is 64
-	MaxTransfers  int      // transfers at a time; 0 is 2000
-	Rate          int      // requests a second that one source prefix may make; 0 is DefaultRate
+	MaxBlockSize  int      // largest blksize granted, bytes, 512 to 65464; 0 is DefaultMaxBlockSize
+	MaxWindowSize int      // largest windowsize granted, blocks, 1 to 65535; 0 is DefaultMaxWindowSize
+	MaxTransfers  int      // transfers at a time; 0 is DefaultMaxTransfers
+	Rate          int      // requests a second that one network may make; 0 is DefaultRate
 	Sockets       int      // sockets for each address, on SO_REUSEPORT where more than one; 0 is 1
 	Observer      Observer // told of what never reaches a Handler; nil is nobody
 }
 
 // Handler answers one RRQ. It calls t.Send with the file, or returns without it: an *Error (wrapped or not)
-// says what the peer is told, any other error becomes ErrRead on the wire. It runs in a goroutine of its own; a panic in
+// says what the client is told, any other error becomes ErrRead on the wire. It runs in a goroutine of its own; a panic in
 // it ends that transfer alone.
 type Handler func(t *Transfer) error
 
@@ -95,7 +104,7 @@ const (
 	RefusedWrite     Refusal = iota // WRQ: ERROR 2
 	RefusedMode                     // a mode other than octet and netascii: ERROR 4
 	RefusedBusy                     // MaxTransfers reached: ERROR 0, or silence
-	RefusedRate                     // the source prefix is over its rate or its unproven transfers: silence
+	RefusedRate                     // the network is over its rate or its unconfirmed transfers: silence
 	RefusedMalformed                // not a TFTP datagram, or an RRQ that cannot be parsed: silence
 	RefusedStopping                 // the server stops: ERROR 0
 	RefusedStray                    // ACK, DATA, ERROR or OACK without a transfer: silence
@@ -108,15 +117,15 @@ func (r Refusal) String() string {
 // Observer is told of what never reaches a Handler. Its methods are called from the goroutine that reads the socket:
 // they must be quick and must not call back.
 type Observer interface {
-	// Refused reports a datagram that got no transfer. name is the file name of an RRQ or a WRQ as the peer sent it, else "".
-	Refused(peer netip.AddrPort, name string, why Refusal)
+	// Refused reports a datagram that got no transfer. name is the file name of an RRQ or a WRQ as the client sent it, else "".
+	Refused(client netip.AddrPort, name string, why Refusal)
 	// Panicked reports a panic, of the engine or a Handler, that was contained.
 	Panicked(value any, stack []byte)
 }
 
 // Stats is what is known of a transfer, complete once Send has returned.
 type Stats struct {
-	Bytes       int64 // bytes of the file that the peer acknowledged
+	Bytes       int64 // bytes of the file that the client acknowledged
 	BlockSize   int
 	WindowSize  int
 	Retransmits int // DATA and OACK datagrams sent again

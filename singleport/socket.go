@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// endpoint is a peer: what a transfer is found by.
+// endpoint is a client: what a transfer is found by.
 type endpoint struct {
 	ip   [16]byte // IPv4 is IPv6-mapped (RFC 4291 section 2.5.5.2)
 	zone uint32   // interface index of an IPv6 link-local address, else 0
@@ -20,8 +20,8 @@ func (e endpoint) addrPort() netip.AddrPort {
 
 // route is the way of a datagram: who sent it and which of this machine's addresses it was sent to. An answer takes it back.
 type route struct {
-	peer  endpoint
-	local [16]byte // IPv4 is IPv6-mapped; zero leaves the choice to the kernel
+	client endpoint
+	local  [16]byte // IPv4 is IPv6-mapped; zero leaves the choice to the kernel
 }
 
 // received is a datagram that arrived. The bytes are valid until the function that it was given to returns.

@@ -47,7 +47,7 @@ type kernelSocket struct {
 	fd       int
 	closed   atomic.Bool
 	wildcard bool // an answer must say where it leaves from
-	v6       bool // of the address family: IPv4 peers are IPv6-mapped
+	v6       bool // of the address family: IPv4 clients are IPv6-mapped
 
 	in struct {
 		headers  [fullBatch]mmsghdr
@@ -237,7 +237,7 @@ func (s *kernelSocket) receive(fd int) int {
 		if s.in.headers[i].header.Flags&unix.MSG_TRUNC != 0 && r.data[1] == opRRQ {
 			r.data = r.data[:0] // no request that ends is so long
 		}
-		r.route.peer = endpointOf(&s.in.names[i])
+		r.route.client = endpointOf(&s.in.names[i])
 		if s.wildcard {
 			h := &s.in.headers[i].header
 			var one bool
@@ -305,7 +305,7 @@ func (s *kernelSocket) message(to *route, count, size, vectors int) int {
 	i := s.out.count
 	s.out.count++
 	h := &s.out.headers[i].header
-	h.Namelen = s.setName(&s.out.names[i], &to.peer)
+	h.Namelen = s.setName(&s.out.names[i], &to.client)
 	h.Iov = &s.out.vectors[s.out.used]
 	h.SetIovlen(vectors)
 	control := s.out.control[i][:0]
@@ -327,17 +327,17 @@ func (s *kernelSocket) message(to *route, count, size, vectors int) int {
 	return i
 }
 
-// setName writes the address of a peer for this socket's family, and returns its size.
-func (s *kernelSocket) setName(name *unix.RawSockaddrInet6, peer *endpoint) uint32 {
+// setName writes the address of a client for this socket's family, and returns its size.
+func (s *kernelSocket) setName(name *unix.RawSockaddrInet6, client *endpoint) uint32 {
 	port := (*[2]byte)(unsafe.Pointer(&name.Port))
-	binary.BigEndian.PutUint16(port[:], peer.port)
+	binary.BigEndian.PutUint16(port[:], client.port)
 	if !s.v6 {
 		v4 := (*unix.RawSockaddrInet4)(unsafe.Pointer(name))
 		v4.Family = unix.AF_INET
-		v4.Addr = [4]byte(peer.ip[12:])
+		v4.Addr = [4]byte(client.ip[12:])
 		return unix.SizeofSockaddrInet4
 	}
-	name.Family, name.Addr, name.Scope_id = unix.AF_INET6, peer.ip, peer.zone
+	name.Family, name.Addr, name.Scope_id = unix.AF_INET6, client.ip, client.zone
 	return unix.SizeofSockaddrInet6
 }
 
@@ -351,7 +351,7 @@ func (s *kernelSocket) appendLocal(control []byte, to *route) []byte {
 	}
 	control, data = appendControl(control, unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
 	info := (*unix.Inet6Pktinfo)(unsafe.Pointer(&data[0]))
-	info.Addr, info.Ifindex = to.local, to.peer.zone
+	info.Addr, info.Ifindex = to.local, to.client.zone
 	return control
 }
 

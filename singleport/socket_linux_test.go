@@ -36,13 +36,13 @@ func TestSocketSendsWindows(t *testing.T) {
 			if c.segmentLimit >= 0 {
 				s.segmentLimit = c.segmentLimit
 			}
-			peer, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+			client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer peer.Close()
-			peer.SetReadBuffer(4 << 20)
-			to := route{peer: endpointAt(peer.LocalAddr().(*net.UDPAddr).AddrPort())}
+			defer client.Close()
+			client.SetReadBuffer(4 << 20)
+			to := route{client: endpointAt(client.LocalAddr().(*net.UDPAddr).AddrPort())}
 			for _, w := range []struct{ count, blockSize, bytes int }{
 				{1, 512, 512}, {1, 512, 0}, {2, 2000, 4000}, {3, 2000, 4001}, {70, 1428, 70 * 1428}, {64, 8, 64*8 - 8}, {200, 8, 200*8 - 1}, {3, 30000, 90000},
 			} {
@@ -51,8 +51,8 @@ func TestSocketSendsWindows(t *testing.T) {
 				s.flush()
 				b := make([]byte, 65536)
 				for i := range w.count {
-					peer.SetReadDeadline(time.Now().Add(10 * time.Second))
-					n, err := peer.Read(b)
+					client.SetReadDeadline(time.Now().Add(10 * time.Second))
+					n, err := client.Read(b)
 					if err != nil {
 						t.Fatalf("%+v: block %d: %v", w, i, err)
 					}
@@ -108,11 +108,11 @@ func TestSocketLocalAddress(t *testing.T) {
 			t.Fatal(err)
 		}
 		to := &net.UDPAddr{IP: net.ParseIP(c.host), Port: s.addr().Port}
-		peer, err := net.DialUDP("udp", nil, to)
+		client, err := net.DialUDP("udp", nil, to)
 		if err != nil {
 			t.Fatal(err)
 		}
-		peer.Write(requestOf("a", "octet"))
+		client.Write(requestOf("a", "octet"))
 		r := next(t, s)
 		if r.route.local != [16]byte(to.IP.To16()) || !bytes.Equal(r.data, requestOf("a", "octet")) {
 			t.Errorf("%+v: local address %v, %q", c, net.IP(r.route.local[:]), r.data)
@@ -120,12 +120,12 @@ func TestSocketLocalAddress(t *testing.T) {
 		s.send(&r.route, []byte("answer"))
 		s.flush()
 		b := make([]byte, 100)
-		peer.SetReadDeadline(time.Now().Add(10 * time.Second))
-		// A connected peer takes answers from the address alone that it asked.
-		if n, err := peer.Read(b); err != nil || string(b[:n]) != "answer" {
+		client.SetReadDeadline(time.Now().Add(10 * time.Second))
+		// A connected client takes answers from the address alone that it asked.
+		if n, err := client.Read(b); err != nil || string(b[:n]) != "answer" {
 			t.Errorf("%+v: %q %v", c, b[:n], err)
 		}
-		peer.Close()
+		client.Close()
 		s.close()
 	}
 
@@ -134,12 +134,12 @@ func TestSocketLocalAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	peer, err := net.ListenUDP("udp4", nil)
+	client, err := net.ListenUDP("udp4", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer peer.Close()
-	if _, err := peer.WriteToUDP(requestOf("a", "octet"), &net.UDPAddr{IP: net.IPv4(127, 255, 255, 255), Port: s.addr().Port}); err != nil {
+	defer client.Close()
+	if _, err := client.WriteToUDP(requestOf("a", "octet"), &net.UDPAddr{IP: net.IPv4(127, 255, 255, 255), Port: s.addr().Port}); err != nil {
 		t.Fatal(err)
 	}
 	if r := next(t, s); len(r.data) != 0 {

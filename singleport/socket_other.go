@@ -48,21 +48,21 @@ func (s *plainSocket) serve(handle func([]received)) error {
 		if err != nil {
 			continue // about a datagram that was sent before
 		}
-		peer := endpoint{ip: from.Addr().As16(), port: from.Port()}
+		client := endpoint{ip: from.Addr().As16(), port: from.Port()}
 		if zone := from.Addr().Zone(); zone != "" {
 			if link, err := net.InterfaceByName(zone); err == nil {
-				peer.zone = uint32(link.Index)
+				client.zone = uint32(link.Index)
 			}
 		}
-		batch[0] = received{route{peer: peer}, b[:n]}
+		batch[0] = received{route{client: client}, b[:n]}
 		handle(batch[:])
 	}
 }
 
 func (s *plainSocket) send(to *route, datagram []byte) {
-	addr := to.peer.addrPort()
-	if to.peer.zone != 0 {
-		addr = netip.AddrPortFrom(addr.Addr().WithZone(strconv.Itoa(int(to.peer.zone))), addr.Port())
+	addr := to.client.addrPort()
+	if to.client.zone != 0 {
+		addr = netip.AddrPortFrom(addr.Addr().WithZone(strconv.Itoa(int(to.client.zone))), addr.Port())
 	}
 	s.queued = append(s.queued, queued{addr, append([]byte(nil), datagram...)})
 }

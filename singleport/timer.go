@@ -24,8 +24,8 @@ const (
 	maxTries = 20
 	// lastTries is the same when only the last ACK is missing: it was most likely sent, and the client is gone.
 	lastTries = 8
-	// unprovenDatagrams is all that a peer draws that never acknowledged anything: the first answer and two repeats.
-	unprovenDatagrams = 3
+	// unconfirmedDatagrams is all that a client draws that never acknowledged anything: the first answer and two repeats.
+	unconfirmedDatagrams = 3
 )
 
 // estimator is the retransmission timer of RFC 6298.

@@ -43,14 +43,14 @@ type Transfer struct {
 	estimator estimator
 
 	pass          pass
-	before, after *Transfer // among the shard's unproven transfers that were answered
+	before, after *Transfer // among the shard's unconfirmed transfers that were answered
 	listed        bool
-	proven        bool
-	provenAt      int64
+	confirmed     bool
+	confirmedAt   int64
 	offeredAt     int64  // when the first answer was sent
-	oack          []byte // until the peer acknowledged it, else nil
-	datagrams     int    // first answers that were sent to an unproven peer
-	declined      bool   // the peer acknowledges no empty block
+	oack          []byte // until the client acknowledged it, else nil
+	datagrams     int    // first answers that were sent to an unconfirmed client
+	declined      bool   // the client acknowledges no empty block
 
 	progress    int64  // when something new was acknowledged last
 	tries       int    // repeats since then
@@ -63,11 +63,11 @@ type Transfer struct {
 	slot      int
 }
 
-// Name returns the file name as the peer sent it: up to 480 bytes of anything but NUL.
+// Name returns the file name as the client sent it: up to 480 bytes of anything but NUL.
 func (t *Transfer) Name() string { return t.name }
 
-// Peer returns the address that asked; an IPv4 address is never IPv6-mapped.
-func (t *Transfer) Peer() netip.AddrPort { return t.route.peer.addrPort() }
+// Client returns the address that asked; an IPv4 address is never IPv6-mapped.
+func (t *Transfer) Client() netip.AddrPort { return t.route.client.addrPort() }
 
 // Mode returns how the file is to be carried. The engine converts to netascii.
 func (t *Transfer) Mode() Mode { return t.mode }

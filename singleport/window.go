@@ -6,7 +6,7 @@ package singleport
 // At all times acked < next <= acked+windowSize+1 and acked <= high <= acked+windowSize.
 type window struct {
 	terms
-	acked uint64 // last block that the peer has with all before it
+	acked uint64 // last block that the client has with all before it
 	next  uint64 // to be sent next
 	high  uint64 // last that was ever sent
 	last  uint64 // the one that ends the transfer; 0 until it is known
@@ -131,7 +131,7 @@ func (w *window) inFlight() int { return int(w.next - 1 - w.acked) }
 // rewind begins the window anew: all that is unacknowledged is sent again.
 func (w *window) rewind() { w.next = w.acked + 1 }
 
-// bytesAcked returns how many bytes of the file the peer has.
+// bytesAcked returns how many bytes of the file the client has.
 func (w *window) bytesAcked() int64 {
 	if w.last > 0 && w.acked == w.last {
 		return int64(w.first-1)*int64(w.blockSize) + int64(len(w.segment))
