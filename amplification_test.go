@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"flytftp/internal/testkit"
 	"flytftp/singleport"
 )
 
@@ -45,12 +46,12 @@ type silentClient struct {
 func newSilentClient(t *testing.T, f family, server string) *silentClient {
 	t.Helper()
 	to, err := net.ResolveUDPAddr(f.network, server)
-	must(t, err)
+	testkit.Must(t, err)
 	conn, err := net.DialUDP(f.network, &net.UDPAddr{IP: net.ParseIP(f.victim)}, to)
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {
-		skip(t, "loopback has one address only: "+err.Error())
+		testkit.Skip(t, "loopback has one address only: "+err.Error())
 	}
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return &silentClient{conn, f.headers}
 }
@@ -59,7 +60,7 @@ func newSilentClient(t *testing.T, f family, server string) *silentClient {
 func (p *silentClient) send(t *testing.T, request string) int {
 	t.Helper()
 	_, err := p.conn.Write([]byte(request))
-	must(t, err)
+	testkit.Must(t, err)
 	return p.headers + len(request)
 }
 
@@ -67,9 +68,9 @@ func (p *silentClient) send(t *testing.T, request string) int {
 func (p *silentClient) drawn(t *testing.T) (datagrams, bytes int) {
 	t.Helper()
 	raw, err := p.conn.SyscallConn()
-	must(t, err)
+	testkit.Must(t, err)
 	buffer := make([]byte, 65536)
-	must(t, raw.Read(func(fd uintptr) bool {
+	testkit.Must(t, raw.Read(func(fd uintptr) bool {
 		for {
 			n, _, err := syscall.Recvfrom(int(fd), buffer, syscall.MSG_DONTWAIT)
 			if err != nil {
@@ -97,10 +98,10 @@ func awaitTimeouts(d *daemon, clients ...*silentClient) {
 // What a request draws from the server when nobody acknowledges the answer: README quotes the table.
 func TestAmplification(t *testing.T) {
 	t.Parallel()
-	root := publicFolder(t)
-	writeFile(t, root+"/undionly.kpxe", make([]byte, 70_274))
-	writeFile(t, root+"/a.0", nil)
-	must(t, os.Truncate(root+"/a.0", 1<<32)) // ten digits of tsize
+	root := testkit.PublicFolder(t)
+	testkit.WriteFile(t, root+"/undionly.kpxe", make([]byte, 70_274))
+	testkit.WriteFile(t, root+"/a.0", nil)
+	testkit.Must(t, os.Truncate(root+"/a.0", 1<<32)) // ten digits of tsize
 	options := []string{"blksize", "1432", "tsize", "0"}
 	block := 4 + singleport.DefaultBlockSize
 	eachVictim(t, root, func(t *testing.T, f family, d *daemon, addr string) {
@@ -159,10 +160,10 @@ func TestForgedFlood(t *testing.T) {
 		refill   = 4096  // bytes a second at the default rate, as README promises
 		full     = 32768 // bytes once
 	)
-	root := publicFolder(t)
+	root := testkit.PublicFolder(t)
 	content := make([]byte, 70_274)
-	writeFile(t, root+"/undionly.kpxe", content)
-	writeFile(t, root+"/ipxe.efi", content)
+	testkit.WriteFile(t, root+"/undionly.kpxe", content)
+	testkit.WriteFile(t, root+"/ipxe.efi", content)
 	flood := []string{rrq("undionly.kpxe", "octet"), rrq("ipxe.efi", "octet")}
 	eachVictim(t, root, func(t *testing.T, f family, d *daemon, addr string) {
 		var victims []*silentClient

@@ -26,6 +26,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"flytftp/internal/testkit"
 )
 
 // What the fences refuse is tried from inside. The process within is this test's own binary, without cgo and started again with this
@@ -64,27 +66,27 @@ type surroundings struct {
 
 func newSurroundings(t *testing.T) *surroundings {
 	t.Helper()
-	s := &surroundings{folder: publicFolder(t), outside: publicFolder(t) + "/outside.txt"}
+	s := &surroundings{folder: testkit.PublicFolder(t), outside: testkit.PublicFolder(t) + "/outside.txt"}
 	for _, name := range []string{"read.txt", "write.txt", "truncate.txt", "unlink.txt", "rename.txt", "link.txt", "mode.txt"} {
-		writeFile(t, filepath.Join(s.folder, name), []byte("hello"))
-		must(t, os.Chmod(filepath.Join(s.folder, name), 0o666))
+		testkit.WriteFile(t, filepath.Join(s.folder, name), []byte("hello"))
+		testkit.Must(t, os.Chmod(filepath.Join(s.folder, name), 0o666))
 	}
-	must(t, os.Chmod(s.folder, 0o777))
-	writeFile(t, s.outside, []byte("secret"))
+	testkit.Must(t, os.Chmod(s.folder, 0o777))
+	testkit.WriteFile(t, s.outside, []byte("secret"))
 	target := exec.Command("sleep", "1000")
-	must(t, target.Start())
+	testkit.Must(t, target.Start())
 	t.Cleanup(func() {
 		target.Process.Kill()
 		target.Wait()
 	})
 	s.target = target.Process.Pid
 	tcp, err := net.Listen("tcp4", "127.0.0.1:0")
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { tcp.Close() })
 	s.tcp = tcp.Addr().(*net.TCPAddr).Port
 	s.unix = fmt.Sprintf("@flytftp-%d-%d", os.Getpid(), s.tcp)
 	abstract, err := net.Listen("unix", s.unix)
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { abstract.Close() })
 	return s
 }
@@ -93,8 +95,8 @@ func newSurroundings(t *testing.T) *surroundings {
 func (s *surroundings) command(t *testing.T, task string, wrapper ...string) *exec.Cmd {
 	t.Helper()
 	path, err := buildWithin()
-	must(t, err)
-	must(t, os.Chmod(filepath.Dir(path), 0o755))
+	testkit.Must(t, err)
+	testkit.Must(t, os.Chmod(filepath.Dir(path), 0o755))
 	args := append(wrapper, path, s.folder, s.outside, strconv.Itoa(s.target), strconv.Itoa(s.tcp), s.unix)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	t.Cleanup(cancel)
@@ -512,7 +514,7 @@ func results(t *testing.T, output string) map[string][]syscall.Errno {
 	found := map[string][]syscall.Errno{}
 	for _, match := range attemptLine.FindAllStringSubmatch(output, -1) {
 		errno, err := strconv.Atoi(match[3])
-		must(t, err)
+		testkit.Must(t, err)
 		found[match[2]] = append(found[match[2]], syscall.Errno(errno))
 	}
 	return found
@@ -522,14 +524,14 @@ func results(t *testing.T, output string) map[string][]syscall.Errno {
 func needFences(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		skip(t, "only root may do what is to be refused")
+		testkit.Skip(t, "only root may do what is to be refused")
 	}
 	abi, errno := createRuleset(nil, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 || abi < 6 || fixed()&(1<<1) == 0 {
-		skip(t, fmt.Sprintf("this kernel's Landlock is ABI %d (%v), 6 is needed", abi, errno))
+		testkit.Skip(t, fmt.Sprintf("this kernel's Landlock is ABI %d (%v), 6 is needed", abi, errno))
 	}
 	if filter(runtime.GOARCH, 1) == nil {
-		skip(t, "no filter for "+runtime.GOARCH)
+		testkit.Skip(t, "no filter for "+runtime.GOARCH)
 	}
 }
 
@@ -620,7 +622,7 @@ func TestEveryThread(t *testing.T) {
 	} {
 		if len(c.wrapper) > 0 {
 			if _, err := exec.LookPath(c.wrapper[0]); err != nil {
-				skip(t, err.Error())
+				testkit.Skip(t, err.Error())
 			}
 		}
 		s := newSurroundings(t)
@@ -629,11 +631,11 @@ func TestEveryThread(t *testing.T) {
 			c.prepare(t, cmd)
 		}
 		stdin, err := cmd.StdinPipe()
-		must(t, err)
+		testkit.Must(t, err)
 		stdout, err := cmd.StdoutPipe()
-		must(t, err)
+		testkit.Must(t, err)
 		cmd.Stderr = os.Stderr
-		must(t, cmd.Start())
+		testkit.Must(t, cmd.Start())
 		report := ""
 		lines := bufio.NewScanner(stdout)
 		for lines.Scan() && lines.Text() != "ready" {
@@ -643,7 +645,7 @@ func TestEveryThread(t *testing.T) {
 			t.Errorf("%s: report %q", c.task, report)
 		}
 		statuses, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", cmd.Process.Pid))
-		must(t, err)
+		testkit.Must(t, err)
 		if len(statuses) < withinThreads {
 			t.Errorf("%s: %d threads", c.task, len(statuses))
 		}
@@ -654,7 +656,7 @@ func TestEveryThread(t *testing.T) {
 		}
 		for _, path := range statuses {
 			status, err := os.ReadFile(path)
-			must(t, err)
+			testkit.Must(t, err)
 			has := map[string]bool{}
 			for _, line := range strings.Split(string(status), "\n") {
 				has[strings.Join(strings.Fields(strings.Replace(line, ":", " ", 1)), " ")] = true
@@ -666,7 +668,7 @@ func TestEveryThread(t *testing.T) {
 			}
 		}
 		stdin.Close()
-		must(t, cmd.Wait())
+		testkit.Must(t, cmd.Wait())
 	}
 }
 
@@ -674,24 +676,24 @@ func TestEveryThread(t *testing.T) {
 func TestServeWithinFences(t *testing.T) {
 	needFences(t)
 	s := newSurroundings(t)
-	writeFile(t, s.folder+"/big.img", pattern(300_000))
-	writeFile(t, s.folder+"/sub/below.img", pattern(70_000))
-	must(t, os.Symlink("sub/below.img", s.folder+"/link.img"))
-	must(t, os.Symlink("/etc/passwd", s.folder+"/out.img"))
+	testkit.WriteFile(t, s.folder+"/big.img", testkit.Pattern(300_000))
+	testkit.WriteFile(t, s.folder+"/sub/below.img", testkit.Pattern(70_000))
+	testkit.Must(t, os.Symlink("sub/below.img", s.folder+"/link.img"))
+	testkit.Must(t, os.Symlink("/etc/passwd", s.folder+"/out.img"))
 	cmd := s.command(t, "serve:strict")
 	stdout, err := cmd.StdoutPipe()
-	must(t, err)
+	testkit.Must(t, err)
 	var log bytes.Buffer
 	cmd.Stderr = &log
-	must(t, cmd.Start())
+	testkit.Must(t, cmd.Start())
 	out := ""
 	for lines := bufio.NewScanner(stdout); lines.Scan(); out += lines.Text() + "\n" {
 		// What may happen to a process while it works.
 		if lines.Text() == "serving" {
 			for range 20 {
-				must(t, cmd.Process.Signal(syscall.SIGSTOP))
-				must(t, cmd.Process.Signal(syscall.SIGCONT))
-				must(t, cmd.Process.Signal(syscall.SIGUSR1))
+				testkit.Must(t, cmd.Process.Signal(syscall.SIGSTOP))
+				testkit.Must(t, cmd.Process.Signal(syscall.SIGCONT))
+				testkit.Must(t, cmd.Process.Signal(syscall.SIGUSR1))
 			}
 		}
 	}
@@ -722,10 +724,10 @@ func TestOlderKernel(t *testing.T) {
 // What `go run` makes on a machine with a C compiler serves too, and says what it lacks.
 func TestBuiltWithCgo(t *testing.T) {
 	if _, err := exec.LookPath("gcc"); err != nil {
-		skip(t, err.Error())
+		testkit.Skip(t, err.Error())
 	}
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	path := filepath.Join(t.TempDir(), "flytftp")
 	build := exec.Command("go", "build", "-o", path, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=1")
@@ -748,13 +750,13 @@ func TestBuiltWithCgo(t *testing.T) {
 // Root that may not become another user does not serve as root.
 func TestDropPrivilegesFails(t *testing.T) {
 	if os.Geteuid() != 0 {
-		skip(t, "not root")
+		testkit.Skip(t, "not root")
 	}
 	if _, err := exec.LookPath("setpriv"); err != nil {
-		skip(t, err.Error())
+		testkit.Skip(t, err.Error())
 	}
 	for bounds, step := range map[string]string{"-all": "setgroups", "-all,+setgid": "setuid"} {
-		out, err := exec.Command("setpriv", "--bounding-set="+bounds, program, "-listen", "127.0.0.1:0", "-root", publicFolder(t)).CombinedOutput()
+		out, err := exec.Command("setpriv", "--bounding-set="+bounds, program, "-listen", "127.0.0.1:0", "-root", testkit.PublicFolder(t)).CombinedOutput()
 		want := "flytftp: cannot become user 65532:65532: " + step + ": operation not permitted: "
 		if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 || !strings.HasPrefix(string(out), want) || strings.Count(string(out), "\n") != 1 {
 			t.Errorf("%s: %v %q", bounds, err, out)
@@ -867,7 +869,7 @@ func (s *service) read(path string, size int) error {
 	}
 	defer file.Close()
 	content, err := io.ReadAll(file)
-	if err == nil && !bytes.Equal(content, pattern(size)) {
+	if err == nil && !bytes.Equal(content, testkit.Pattern(size)) {
 		err = fmt.Errorf("%d bytes of %s", len(content), path)
 	}
 	return err

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // flood makes datagrams that no client sends, and some that one does.
@@ -93,13 +95,13 @@ func TestFlood(t *testing.T) {
 	}
 	if value := os.Getenv("FLYTFTP_FLOOD"); value != "" {
 		n, err := strconv.Atoi(value)
-		must(t, err)
+		testkit.Must(t, err)
 		datagrams = n
 	}
-	folder := publicFolder(t)
-	content := pattern(40_000)
-	writeFile(t, folder+"/a.img", content)
-	writeFile(t, folder+"/empty.txt", nil)
+	folder := testkit.PublicFolder(t)
+	content := testkit.Pattern(40_000)
+	testkit.WriteFile(t, folder+"/a.img", content)
+	testkit.WriteFile(t, folder+"/empty.txt", nil)
 	d := start(t, folder, "-rate", "1000000", "-max-blksize", "65464")
 	f := &flood{rand.New(rand.NewPCG(516, 600)), make([]byte, 65_507)}
 

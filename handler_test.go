@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"flytftp/internal/testkit"
 	"flytftp/singleport"
 )
 
@@ -73,63 +74,26 @@ func newHandler(t *testing.T) (h *handler, folder string, log func() string) {
 	}
 }
 
-func writeFile(t *testing.T, path string, content []byte) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, content, 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// pattern returns n bytes of which no two blocks are alike.
-func pattern(n int) []byte {
-	b := make([]byte, n)
-	state := uint32(n) + 1
-	for i := range b {
-		state = state*1664525 + 1013904223
-		b[i] = byte(state >> 24)
-	}
-	return b
-}
-
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// skip skips a test whose means are missing; on the machine that must have them it fails.
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("FLYTFTP_NO_SKIP") == "1" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
-}
-
 func TestAnswer(t *testing.T) {
 	h, folder, log := newHandler(t)
 	outside := t.TempDir()
-	writeFile(t, outside+"/secret.txt", []byte("secret"))
-	writeFile(t, folder+"/a.txt", []byte("hello"))
-	writeFile(t, folder+"/empty.txt", nil)
-	writeFile(t, folder+"/sub/b.txt", []byte("below"))
-	writeFile(t, folder+"/.hidden/c.txt", []byte("hidden"))
-	writeFile(t, folder+"/a.key", []byte("key"))
-	must(t, os.Mkdir(folder+"/folder.txt", 0o755))
-	must(t, os.Symlink("a.txt", folder+"/link.txt"))
-	must(t, os.Symlink("../a.txt", folder+"/sub/up.txt"))
-	must(t, os.Symlink("sub", folder+"/linked"))
-	must(t, os.Symlink("absent.txt", folder+"/dangling.txt"))
-	must(t, os.Symlink("loop.txt", folder+"/loop.txt"))
-	must(t, os.Symlink("folder.txt", folder+"/tofolder.txt"))
-	must(t, os.Symlink(outside+"/secret.txt", folder+"/out.txt"))
-	must(t, os.Symlink("../"+filepath.Base(outside)+"/secret.txt", folder+"/outrel.txt"))
-	must(t, os.Symlink(outside, folder+"/outfolder"))
-	must(t, os.Symlink("/dev/zero", folder+"/zero.bin"))
+	testkit.WriteFile(t, outside+"/secret.txt", []byte("secret"))
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
+	testkit.WriteFile(t, folder+"/empty.txt", nil)
+	testkit.WriteFile(t, folder+"/sub/b.txt", []byte("below"))
+	testkit.WriteFile(t, folder+"/.hidden/c.txt", []byte("hidden"))
+	testkit.WriteFile(t, folder+"/a.key", []byte("key"))
+	testkit.Must(t, os.Mkdir(folder+"/folder.txt", 0o755))
+	testkit.Must(t, os.Symlink("a.txt", folder+"/link.txt"))
+	testkit.Must(t, os.Symlink("../a.txt", folder+"/sub/up.txt"))
+	testkit.Must(t, os.Symlink("sub", folder+"/linked"))
+	testkit.Must(t, os.Symlink("absent.txt", folder+"/dangling.txt"))
+	testkit.Must(t, os.Symlink("loop.txt", folder+"/loop.txt"))
+	testkit.Must(t, os.Symlink("folder.txt", folder+"/tofolder.txt"))
+	testkit.Must(t, os.Symlink(outside+"/secret.txt", folder+"/out.txt"))
+	testkit.Must(t, os.Symlink("../"+filepath.Base(outside)+"/secret.txt", folder+"/outrel.txt"))
+	testkit.Must(t, os.Symlink(outside, folder+"/outfolder"))
+	testkit.Must(t, os.Symlink("/dev/zero", folder+"/zero.bin"))
 
 	for _, c := range []struct {
 		name string
@@ -188,12 +152,12 @@ func TestAnswer(t *testing.T) {
 // A FIFO without a writer, a device and a socket neither block nor leave a descriptor behind.
 func TestAnswerSpecialFiles(t *testing.T) {
 	h, folder, _ := newHandler(t)
-	must(t, syscall.Mkfifo(folder+"/fifo.txt", 0o644))
-	must(t, os.Mkdir(folder+"/folder.txt", 0o755))
+	testkit.Must(t, syscall.Mkfifo(folder+"/fifo.txt", 0o644))
+	testkit.Must(t, os.Mkdir(folder+"/folder.txt", 0o755))
 	socket, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM, 0)
-	must(t, err)
+	testkit.Must(t, err)
 	defer syscall.Close(socket)
-	must(t, syscall.Bind(socket, &syscall.SockaddrUnix{Name: folder + "/socket.txt"}))
+	testkit.Must(t, syscall.Bind(socket, &syscall.SockaddrUnix{Name: folder + "/socket.txt"}))
 	names := []string{"fifo.txt", "folder.txt", "socket.txt"}
 	// Only root may make a device, and not in every container; a FIFO takes the same way through open.
 	if syscall.Mknod(folder+"/zero.bin", syscall.S_IFCHR|0o644, 1<<8|5) == nil {
@@ -202,7 +166,7 @@ func TestAnswerSpecialFiles(t *testing.T) {
 	descriptors := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		if err != nil {
-			skip(t, "no /proc/self/fd: "+err.Error())
+			testkit.Skip(t, "no /proc/self/fd: "+err.Error())
 		}
 		return len(entries)
 	}
@@ -225,8 +189,8 @@ func TestAnswerSpecialFiles(t *testing.T) {
 
 func TestAnswerNetASCII(t *testing.T) {
 	h, folder, _ := newHandler(t)
-	content := pattern(3*segment + 17)
-	writeFile(t, folder+"/a.txt", content)
+	content := testkit.Pattern(3*segment + 17)
+	testkit.WriteFile(t, folder+"/a.txt", content)
 	f := &fakeTransfer{name: "a.txt", mode: singleport.NetASCII}
 	if err := h.answer(f); err != nil || f.size != -1 || !bytes.Equal(f.sent.Bytes(), content) {
 		t.Errorf("%v, size %d, %d bytes", err, f.size, f.sent.Len())
@@ -236,7 +200,7 @@ func TestAnswerNetASCII(t *testing.T) {
 // What happens to a file while it is sent: the client has it whole as it was, or an error before the last block.
 func TestAnswerChangedFile(t *testing.T) {
 	path := "a.img"
-	whole := func(size int) []byte { return pattern(size) }
+	whole := func(size int) []byte { return testkit.Pattern(size) }
 	for _, size := range []int{segment + 1, 2 * segment, 3*segment - 1, 4 * segment} {
 		for _, c := range []struct {
 			what   string
@@ -261,10 +225,10 @@ func TestAnswerChangedFile(t *testing.T) {
 			for _, mode := range []singleport.Mode{singleport.Octet, singleport.NetASCII} {
 				h, folder, log := newHandler(t)
 				full := filepath.Join(folder, path)
-				writeFile(t, full, whole(size))
+				testkit.WriteFile(t, full, whole(size))
 				// Older than any write of the test, whatever the resolution of the file system's clock.
-				must(t, os.Chtimes(full, time.Time{}, time.Unix(1e9, 0)))
-				f := &fakeTransfer{name: path, mode: mode, during: func() { must(t, c.change(full)) }}
+				testkit.Must(t, os.Chtimes(full, time.Time{}, time.Unix(1e9, 0)))
+				f := &fakeTransfer{name: path, mode: mode, during: func() { testkit.Must(t, c.change(full)) }}
 				err := h.answer(f)
 				switch {
 				case !c.fails && (err != nil || !bytes.Equal(f.sent.Bytes(), whole(size))):
@@ -283,14 +247,14 @@ func TestAnswerChangedFile(t *testing.T) {
 // An error of a Read stays: a second Read never looks like the end of the file.
 func TestWholeFileErrorStays(t *testing.T) {
 	_, folder, _ := newHandler(t)
-	writeFile(t, folder+"/a.txt", pattern(100))
+	testkit.WriteFile(t, folder+"/a.txt", testkit.Pattern(100))
 	root, err := os.OpenRoot(folder)
-	must(t, err)
+	testkit.Must(t, err)
 	defer root.Close()
 	file, err := open(root, "a.txt")
-	must(t, err)
+	testkit.Must(t, err)
 	defer file.Close()
-	must(t, os.Truncate(folder+"/a.txt", 50))
+	testkit.Must(t, os.Truncate(folder+"/a.txt", 50))
 	for range 3 {
 		n, err := io.ReadFull(file, make([]byte, 100))
 		if !errors.Is(err, singleport.ErrRead) || n > 50 {
@@ -301,7 +265,7 @@ func TestWholeFileErrorStays(t *testing.T) {
 
 func TestOutcome(t *testing.T) {
 	h, folder, log := newHandler(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	for _, err := range []error{
 		singleport.ErrTimedOut, singleport.ErrReplaced, singleport.ErrStopped,
 		&singleport.ClientError{Code: 8, Message: "User aborted\x1b[2J"}, errors.New("another"),

@@ -7,13 +7,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // answerUDP answers every datagram on a loopback port with what reply returns, nothing where it is empty.
 func answerUDP(t *testing.T, reply func(count int) string) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	go func() {
 		b := make([]byte, 1024)
@@ -58,7 +60,7 @@ func TestHealthcheck(t *testing.T) {
 	}
 	alive := answerUDP(t, func(int) string { return refusal })
 	closed, err := net.ListenPacket("udp", "127.0.0.1:0")
-	must(t, err)
+	testkit.Must(t, err)
 	closed.Close()
 	for _, addrs := range [][]string{{closed.LocalAddr().String()}, {alive, closed.LocalAddr().String()}, {"127.0.0.1:0"}} {
 		t.Run("nobody at "+addrs[len(addrs)-1], func(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // way is how a command-line client fetches a file. In its arguments HOST, PORT, ADDR (both, for a URL), NAME and FILE stand for
@@ -103,7 +105,7 @@ func (w way) fetch(ctx context.Context, addr, name, file string, want []byte) er
 func needClient(t *testing.T, args []string) {
 	t.Helper()
 	if _, err := exec.LookPath(args[0]); err != nil {
-		skip(t, args[0]+" is not installed")
+		testkit.Skip(t, args[0]+" is not installed")
 	}
 }
 
@@ -114,7 +116,7 @@ func eachFamily(t *testing.T, run func(t *testing.T, host string)) {
 			t.Parallel()
 			conn, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
 			if err != nil {
-				skip(t, err.Error())
+				testkit.Skip(t, err.Error())
 			}
 			conn.Close()
 			run(t, host)
@@ -125,15 +127,15 @@ func eachFamily(t *testing.T, run func(t *testing.T, host string)) {
 // Every client fetches files of every size at which a block begins or ends, byte for byte.
 func TestClients(t *testing.T) {
 	t.Parallel()
-	folder := publicFolder(t)
+	folder := testkit.PublicFolder(t)
 	files := map[string][]byte{}
 	for _, size := range []int{0, 1, 511, 512, 513, 1427, 1428, 1429, 1467, 1468, 1469, 16 * 1428, 16 * 1468, 3<<20 + 1} {
 		name := fmt.Sprintf("%d.img", size)
-		files[name] = pattern(size)
-		writeFile(t, folder+"/"+name, files[name])
+		files[name] = testkit.Pattern(size)
+		testkit.WriteFile(t, folder+"/"+name, files[name])
 	}
-	large := pattern(65_537*512 + 1) // 34 MB, 65,538 blocks
-	writeFile(t, folder+"/large.img", large)
+	large := testkit.Pattern(65_537*512 + 1) // 34 MB, 65,538 blocks
+	testkit.WriteFile(t, folder+"/large.img", large)
 	for _, w := range ways {
 		t.Run(w.name, func(t *testing.T) {
 			needClient(t, w.args)
@@ -166,13 +168,13 @@ func TestClients(t *testing.T) {
 // it shows what was on the wire.
 func TestClientsNetASCII(t *testing.T) {
 	t.Parallel()
-	content := pattern(10_000)
+	content := testkit.Pattern(10_000)
 	for i, b := range content {
 		content[i] = "\n\r\x00\xffab"[b%6] // every pair of them, also where a block ends
 	}
 	onWire := strings.NewReplacer("\n", "\r\n", "\r", "\r\x00").Replace(string(content))
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", content)
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", content)
 	for _, c := range []struct {
 		way
 		want []byte
@@ -199,10 +201,10 @@ func TestClientsNetASCII(t *testing.T) {
 func TestClientSession(t *testing.T) {
 	t.Parallel()
 	needClient(t, []string{"tftp"})
-	folder := publicFolder(t)
-	content := pattern(5000)
-	writeFile(t, folder+"/a.img", content)
-	writeFile(t, folder+"/b.txt", []byte("a\nb\n"))
+	folder := testkit.PublicFolder(t)
+	content := testkit.Pattern(5000)
+	testkit.WriteFile(t, folder+"/a.img", content)
+	testkit.WriteFile(t, folder+"/b.txt", []byte("a\nb\n"))
 	eachFamily(t, func(t *testing.T, host string) {
 		d := start(t, folder, "-listen", net.JoinHostPort(host, "0"))
 		local := t.TempDir()
@@ -241,11 +243,11 @@ quit
 // What each client shows of a refusal, and that it ends at once.
 func TestClientsRefused(t *testing.T) {
 	t.Parallel()
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.key", []byte("key"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.key", []byte("key"))
 	local := t.TempDir()
 	upload := filepath.Join(local, "upload")
-	writeFile(t, upload, []byte("upload"))
+	testkit.WriteFile(t, upload, []byte("upload"))
 	// curl tells the two apart by its exit status; its message is lost where it then asks for the address of the client.
 	for _, c := range []struct {
 		name            string
@@ -302,7 +304,7 @@ func TestClientsRefused(t *testing.T) {
 // becomes of the datagrams of a client depends on seed and their order alone.
 func relay(t *testing.T, server string, seed uint64) (addr string) {
 	front, err := net.ListenPacket("udp", "127.0.0.1:0")
-	must(t, err)
+	testkit.Must(t, err)
 	var running sync.WaitGroup
 	flows := map[string]net.Conn{}
 	t.Cleanup(func() {
@@ -382,9 +384,9 @@ func (l *link) pass(datagram []byte, send func([]byte)) {
 // time, for their own timers (a lost request costs 5 s) and the server's.
 func TestClientsLossy(t *testing.T) {
 	t.Parallel()
-	folder := publicFolder(t)
-	content := pattern(20_000)
-	writeFile(t, folder+"/a.img", content)
+	folder := testkit.PublicFolder(t)
+	content := testkit.Pattern(20_000)
+	testkit.WriteFile(t, folder+"/a.img", content)
 	local := t.TempDir()
 	d := start(t, folder)
 	const runs = 4
@@ -471,18 +473,18 @@ const notFound = "\x00\x05\x00\x01File not found\x00"
 
 // The boot programs of firmware, as they were captured: what they send, datagram by datagram, and the exact answers.
 func TestFirmware(t *testing.T) {
-	folder := publicFolder(t)
+	folder := testkit.PublicFolder(t)
 	const script = "#!ipxe\nshell\n"
-	efi, kernel := pattern(5*1468), pattern(11*1468+700)
+	efi, kernel := testkit.Pattern(5*1468), testkit.Pattern(11*1468+700)
 	block := func(content []byte, size, number int) string {
 		from := (number - 1) * size
 		return data(uint16(number), content[from:min(from+size, len(content))])
 	}
 	for name, content := range map[string]string{
 		"boot.ipxe": script, "empty.ipxe": "", "snp.efi": string(efi), "kernel.img": string(kernel),
-		"grub/grub.cfg": "outer\n", "boot/grub/grub.cfg": "inner\n", "ldlinux.c32": "C32", "Boot/BCD": "bcd", "a.img": string(pattern(700)),
+		"grub/grub.cfg": "outer\n", "boot/grub/grub.cfg": "inner\n", "ldlinux.c32": "C32", "Boot/BCD": "bcd", "a.img": string(testkit.Pattern(700)),
 	} {
-		writeFile(t, folder+"/"+name, []byte(content))
+		testkit.WriteFile(t, folder+"/"+name, []byte(content))
 	}
 	var search []step
 	for _, name := range []string{"b8945908-d6a6-41a9-611d-74a6ab80b83d", "01-88-99-aa-bb-cc-dd",
@@ -551,13 +553,13 @@ func TestFirmware(t *testing.T) {
 		{"tftp-hpa acknowledges an ERROR", `sent file="a.img"`, "bytes=700 blksize=512 windowsize=1 ", []step{
 			says(rrq("absent.img", "octet"), notFound),
 			says(ack(1)),
-			says(rrq("a.img", "octet"), block(pattern(700), 512, 1)),
-			says(ack(1), block(pattern(700), 512, 2)),
+			says(rrq("a.img", "octet"), block(testkit.Pattern(700), 512, 1)),
+			says(ack(1), block(testkit.Pattern(700), 512, 2)),
 			says(ack(2)),
 		}},
 		{"option names in upper case", `sent file="a.img"`, "bytes=700 blksize=512 windowsize=2 ", []step{
 			says(rrq("a.img", "OCTET", "WINDOWSIZE", "2", "TSize", "0", "BlkSize", "512"), "\x00\x06WINDOWSIZE\x002\x00TSize\x00700\x00BlkSize\x00512\x00"),
-			says(ack(0), block(pattern(700), 512, 1), block(pattern(700), 512, 2)),
+			says(ack(0), block(testkit.Pattern(700), 512, 1), block(testkit.Pattern(700), 512, 2)),
 			says(ack(2)),
 		}},
 		{"the smallest blocks", `sent file="boot.ipxe"`, "bytes=13 blksize=8 windowsize=1 ", []step{
@@ -568,9 +570,9 @@ func TestFirmware(t *testing.T) {
 		}},
 		{"an ACK is repeated", `sent file="a.img"`, "bytes=700 blksize=512 windowsize=1 ", []step{
 			says(rrq("a.img", "octet", "blksize", "512"), "\x00\x06blksize\x00512\x00"),
-			says(ack(0), block(pattern(700), 512, 1)),
+			says(ack(0), block(testkit.Pattern(700), 512, 1)),
 			says(ack(0)),
-			says(ack(1), block(pattern(700), 512, 2)),
+			says(ack(1), block(testkit.Pattern(700), 512, 2)),
 			says(ack(1)),
 			says(ack(0)),
 			says(ack(7)),
@@ -584,9 +586,9 @@ func TestFirmware(t *testing.T) {
 			says(ack(1)),
 		}},
 		{"the request is repeated before its DATA arrived", `sent file="a.img"`, "bytes=700 blksize=512 windowsize=1 ", []step{
-			says(rrq("a.img", "octet"), block(pattern(700), 512, 1)),
-			says(rrq("a.img", "octet"), block(pattern(700), 512, 1)),
-			says(ack(1), block(pattern(700), 512, 2)),
+			says(rrq("a.img", "octet"), block(testkit.Pattern(700), 512, 1)),
+			says(rrq("a.img", "octet"), block(testkit.Pattern(700), 512, 1)),
+			says(ack(1), block(testkit.Pattern(700), 512, 2)),
 			says(ack(2)),
 		}},
 		{"a client starts again", `failed file="kernel.img"`, `why="the client began another request"`, []step{
@@ -627,8 +629,8 @@ func TestFirmware(t *testing.T) {
 // iPXE never acknowledges the empty block of an empty file: it sends ACK 0 again. That ends the transfer, and is no failure.
 func TestFirmwareEmptyFile(t *testing.T) {
 	t.Parallel()
-	folder := publicFolder(t)
-	writeFile(t, folder+"/empty.ipxe", nil)
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/empty.ipxe", nil)
 	d := start(t, folder)
 	for _, c := range []struct {
 		what  string
@@ -655,8 +657,8 @@ func TestFirmwareEmptyFile(t *testing.T) {
 
 // The first answer to every kind of option: an OACK with what was granted, as the client wrote it, or DATA if nothing was.
 func TestOptionsOnTheWire(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("a\nb"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("a\nb"))
 	const (
 		octet    = "\x00\x03\x00\x01a\nb"
 		netASCII = "\x00\x03\x00\x01a\r\nb"
@@ -710,8 +712,8 @@ func TestOptionsOnTheWire(t *testing.T) {
 // A client that never answers draws three datagrams, and then the transfer is over.
 func TestSilentClient(t *testing.T) {
 	t.Parallel()
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	d := start(t, folder)
 	c := dial(t, d.addr)
 	c.conn.Write([]byte(rrq("a.txt", "octet", "timeout", "1")))
@@ -726,8 +728,8 @@ func TestSilentClient(t *testing.T) {
 // At -max-transfers one answer a second says so, and over -rate there is none.
 func TestLimitsOnTheWire(t *testing.T) {
 	t.Parallel()
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.img", pattern(5000))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(5000))
 	answers := func(c *client, request string, times int) (got []string, took time.Duration) {
 		began := time.Now()
 		for range times {
@@ -767,11 +769,11 @@ func TestLimitsOnTheWire(t *testing.T) {
 		t.Errorf("%d answers of %d bytes in %v", len(got), size, took)
 	}
 	local, err := net.ResolveUDPAddr("udp", "127.0.1.1:0")
-	must(t, err)
+	testkit.Must(t, err)
 	server, err := net.ResolveUDPAddr("udp", d.addr)
-	must(t, err)
+	testkit.Must(t, err)
 	conn, err := net.DialUDP("udp", local, server)
-	must(t, err)
+	testkit.Must(t, err)
 	defer conn.Close()
 	if answer := (&client{t, conn}).ask(write); answer != denied {
 		t.Errorf("another network is answered %q", answer)
@@ -781,9 +783,9 @@ func TestLimitsOnTheWire(t *testing.T) {
 // lpxelinux asks for every file from one port, right behind the last ACK: none of its requests waits for a timer, its own or the
 // server's. A machine that stands still for a tenth of a second makes the server repeat something too; not in each of three runs.
 func TestPortReuse(t *testing.T) {
-	folder := publicFolder(t)
-	content := pattern(1400)
-	writeFile(t, folder+"/a.img", content)
+	folder := testkit.PublicFolder(t)
+	content := testkit.Pattern(1400)
+	testkit.WriteFile(t, folder+"/a.img", content)
 	d := start(t, folder)
 	sequence := [][]step{
 		{
@@ -855,10 +857,10 @@ func TestIPXE(t *testing.T) {
 	t.Parallel()
 	emulator := "qemu-system-x86_64"
 	needClient(t, []string{emulator})
-	folder := publicFolder(t)
+	folder := testkit.PublicFolder(t)
 	for name, content := range map[string][]byte{
 		"boot.ipxe":     []byte("#!ipxe\nchain boot/next.ipxe\n"),
-		"boot/full.img": pattern(1432 * 1000),
+		"boot/full.img": testkit.Pattern(1432 * 1000),
 		// Of many blocks, and it is the last lines that do something. The very last is cut off by the restart.
 		"boot/next.ipxe": []byte("#!ipxe\n" + strings.Repeat("# comment\n", 2000) + `imgfetch full.img && echo full is here
 imgfetch absent.img || echo absent is not
@@ -869,13 +871,13 @@ reboot
 `),
 		"boot/empty.img": nil,
 	} {
-		writeFile(t, folder+"/"+name, content)
+		testkit.WriteFile(t, folder+"/"+name, content)
 	}
 	d := start(t, folder)
 	console, status, err := runClient(t.Context(), "", emulator, "-M", "pc,graphics=off", "-m", "64", "-nodefaults", "-display", "none",
 		"-serial", "stdio", "-no-reboot", "-boot", "n", "-nic", "user,model=virtio-net-pci,bootfile=tftp://"+strings.Replace(d.addr, "127.0.0.1", "10.0.2.2", 1)+"/boot.ipxe")
 	if strings.Contains(console, "romfile") {
-		skip(t, "iPXE is not installed: "+console)
+		testkit.Skip(t, "iPXE is not installed: "+console)
 	}
 	if err != nil || status != 0 {
 		t.Errorf("status %d, %v", status, err)

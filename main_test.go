@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // program is the path of the daemon that the tests of this package start.
@@ -91,8 +93,8 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *daemon {
 	t.Helper()
 	d := &daemon{t: t, cmd: cmd, lines: make(chan string, 10_000), ended: make(chan struct{})}
 	stderr, err := cmd.StderrPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	testkit.Must(t, err)
+	testkit.Must(t, cmd.Start())
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		<-d.ended
@@ -163,7 +165,7 @@ type client struct {
 func dial(t *testing.T, addr string) *client {
 	t.Helper()
 	conn, err := net.Dial("udp", addr)
-	must(t, err)
+	testkit.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return &client{t, conn}
 }
@@ -221,10 +223,10 @@ func (c *client) fetch(request string, during func(blocks int)) (content []byte,
 
 func TestStartFailures(t *testing.T) {
 	folder := t.TempDir()
-	must(t, os.Chmod(folder, 0o755))
-	writeFile(t, folder+"/a.txt", nil)
+	testkit.Must(t, os.Chmod(folder, 0o755))
+	testkit.WriteFile(t, folder+"/a.txt", nil)
 	taken, err := net.ListenPacket("udp", "127.0.0.1:0")
-	must(t, err)
+	testkit.Must(t, err)
 	defer taken.Close()
 	for _, c := range []struct {
 		args   []string
@@ -275,25 +277,15 @@ func TestHelpAndVersion(t *testing.T) {
 func asUser(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		skip(t, "only root can start a process as another user")
+		testkit.Skip(t, "only root can start a process as another user")
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 12345, Gid: 12345}}
-	must(t, os.Chmod(filepath.Dir(program), 0o755))
-}
-
-// publicFolder returns a folder that every user can reach.
-func publicFolder(t *testing.T) string {
-	t.Helper()
-	folder, err := os.MkdirTemp("", "flytftp")
-	must(t, err)
-	t.Cleanup(func() { os.RemoveAll(folder) })
-	must(t, os.Chmod(folder, 0o755))
-	return folder
+	testkit.Must(t, os.Chmod(filepath.Dir(program), 0o755))
 }
 
 func TestStartUnprivileged(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	cmd := command(context.Background(), nil, "-listen", "127.0.0.1:0", "-root", folder)
 	asUser(t, cmd)
 	d := startCommand(t, cmd)
@@ -301,7 +293,7 @@ func TestStartUnprivileged(t *testing.T) {
 		t.Errorf("%q %q", content, refusal)
 	}
 
-	must(t, os.Mkdir(folder+"/closed", 0o700))
+	testkit.Must(t, os.Mkdir(folder+"/closed", 0o700))
 	cmd = command(context.Background(), nil, "-listen", "127.0.0.1:0", "-root", folder+"/closed")
 	asUser(t, cmd)
 	out, err := cmd.CombinedOutput()
@@ -325,12 +317,12 @@ func TestStartUnprivileged(t *testing.T) {
 // Started as root it becomes another user for good, before it answers anybody.
 func TestDropPrivileges(t *testing.T) {
 	if os.Geteuid() != 0 {
-		skip(t, "not root")
+		testkit.Skip(t, "not root")
 	}
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
-	writeFile(t, folder+"/closed.txt", []byte("for root alone"))
-	must(t, os.Chmod(folder+"/closed.txt", 0o600))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
+	testkit.WriteFile(t, folder+"/closed.txt", []byte("for root alone"))
+	testkit.Must(t, os.Chmod(folder+"/closed.txt", 0o600))
 	d := start(t, folder)
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", d.cmd.Process.Pid))
 	if err != nil || len(threads) == 0 {
@@ -361,7 +353,7 @@ func TestDropPrivileges(t *testing.T) {
 	d.waitFor(`denied file="closed.txt"`)
 
 	// What root can read and the user cannot ends the start.
-	must(t, os.Chmod(folder, 0o700))
+	testkit.Must(t, os.Chmod(folder, 0o700))
 	_, stderr, status := output(t, nil, "-listen", "127.0.0.1:0", "-root", folder)
 	if status != 1 || !strings.Contains(stderr, "user 65532 cannot read the folder") {
 		t.Errorf("%d %q", status, stderr)
@@ -370,12 +362,12 @@ func TestDropPrivileges(t *testing.T) {
 
 // Every answer that a request can get, byte by byte, and its line in the log.
 func TestAnswersOnTheWire(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("a\nb"))
-	writeFile(t, folder+"/a.key", []byte("key"))
-	writeFile(t, folder+"/sub/b.txt", []byte("below"))
-	must(t, os.Symlink("/etc/hostname", folder+"/out.txt"))
-	must(t, syscall.Mkfifo(folder+"/fifo.txt", 0o644))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("a\nb"))
+	testkit.WriteFile(t, folder+"/a.key", []byte("key"))
+	testkit.WriteFile(t, folder+"/sub/b.txt", []byte("below"))
+	testkit.Must(t, os.Symlink("/etc/hostname", folder+"/out.txt"))
+	testkit.Must(t, syscall.Mkfifo(folder+"/fifo.txt", 0o644))
 	const (
 		denied  = "\x00\x05\x00\x02Access violation\x00"
 		illegal = "\x00\x05\x00\x04Illegal TFTP operation\x00"
@@ -417,9 +409,9 @@ func TestAnswersOnTheWire(t *testing.T) {
 
 // A file that changes while it is sent arrives whole as it was, or not at all.
 func TestChangedFileOnTheWire(t *testing.T) {
-	folder := publicFolder(t)
+	folder := testkit.PublicFolder(t)
 	d := start(t, folder)
-	content := pattern(300_000)
+	content := testkit.Pattern(300_000)
 	for _, c := range []struct {
 		what   string
 		change func(path string) error
@@ -427,20 +419,20 @@ func TestChangedFileOnTheWire(t *testing.T) {
 	}{
 		{"removed", os.Remove, true},
 		{"replaced", func(path string) error {
-			if err := os.WriteFile(path+".new", pattern(200_000), 0o644); err != nil {
+			if err := os.WriteFile(path+".new", testkit.Pattern(200_000), 0o644); err != nil {
 				return err
 			}
 			return os.Rename(path+".new", path)
 		}, true},
 		{"truncated", func(path string) error { return os.Truncate(path, 150_000) }, false},
-		{"written again", func(path string) error { return os.WriteFile(path, pattern(300_000)[1:], 0o644) }, false},
+		{"written again", func(path string) error { return os.WriteFile(path, testkit.Pattern(300_000)[1:], 0o644) }, false},
 	} {
 		path := folder + "/a.img"
-		writeFile(t, path, content)
-		must(t, os.Chtimes(path, time.Time{}, time.Unix(1e9, 0)))
+		testkit.WriteFile(t, path, content)
+		testkit.Must(t, os.Chtimes(path, time.Time{}, time.Unix(1e9, 0)))
 		got, failure := dial(t, d.addr).fetch(rrq("a.img", "octet"), func(blocks int) {
 			if blocks == 10 {
-				must(t, c.change(path))
+				testkit.Must(t, c.change(path))
 			}
 		})
 		if c.whole {
@@ -458,12 +450,12 @@ func TestChangedFileOnTheWire(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.img", pattern(5000))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(5000))
 	for _, signal := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
 		d := start(t, folder, "-grace", "1h")
 		began := time.Now()
-		must(t, d.cmd.Process.Signal(signal))
+		testkit.Must(t, d.cmd.Process.Signal(signal))
 		if status := d.waitEnd(); status != 0 || time.Since(began) > 10*time.Second {
 			t.Errorf("%v: status %d after %v", signal, status, time.Since(began))
 		}
@@ -473,7 +465,7 @@ func TestStop(t *testing.T) {
 	d := start(t, folder, "-grace", "1h")
 	content, failure := dial(t, d.addr).fetch(rrq("a.img", "octet"), func(blocks int) {
 		if blocks == 3 {
-			must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+			testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 			d.waitFor("stopping ")
 			if answer := dial(t, d.addr).ask(rrq("a.img", "octet")); answer != "\x00\x05\x00\x00Server stopping\x00" {
 				t.Errorf("answer while it stops: %q", answer)
@@ -492,10 +484,10 @@ func TestStop(t *testing.T) {
 		d := start(t, folder, "-grace", grace)
 		c := dial(t, d.addr)
 		c.ask(rrq("a.img", "octet"))
-		must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+		testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 		d.waitFor("stopping ")
 		if grace == "1h" {
-			must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+			testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 		}
 		if status := d.waitEnd(); status != 0 {
 			t.Errorf("grace %s: status %d", grace, status)
@@ -504,15 +496,15 @@ func TestStop(t *testing.T) {
 }
 
 func TestSeveralAddresses(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	d := start(t, folder, "-listen", "127.0.0.1:0,127.0.0.2:0,[::1]:0,:0")
 	addrs := strings.Split(field(d.logged()[strings.Index(d.logged(), "serving "):], "listen"), ",")
 	if len(addrs) != 4 {
 		t.Fatalf("%q", addrs)
 	}
 	_, port, err := net.SplitHostPort(addrs[3])
-	must(t, err)
+	testkit.Must(t, err)
 	for _, addr := range append(addrs[:3], "127.0.0.1:"+port, "127.0.0.2:"+port, "[::1]:"+port) {
 		if strings.HasSuffix(addr, ":0") {
 			t.Errorf("port 0 in %q", addrs)
@@ -534,8 +526,8 @@ func TestSeveralAddresses(t *testing.T) {
 
 // At the limit of descriptors a request gets an answer, and the log says what to do.
 func TestDescriptorLimit(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.img", pattern(5000))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(5000))
 	shell := exec.Command("sh", "-c", `ulimit -n 24 && exec "$0" -listen 127.0.0.1:0 -root "$1"`, program, folder)
 	shell.Env = []string{"PATH=" + os.Getenv("PATH")}
 	d := startCommand(t, shell)
@@ -554,8 +546,8 @@ func TestDescriptorLimit(t *testing.T) {
 
 // Where several processors are asked for, there are several sockets on one port; clients see no difference.
 func TestProcessors(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	d := startCommand(t, command(context.Background(), []string{"GOMAXPROCS=3"}, "-listen", "127.0.0.1:0", "-root", folder))
 	for i := range 20 {
 		if content, failure := dial(t, d.addr).fetch(rrq("a.txt", "octet"), nil); string(content) != "hello" {
@@ -566,13 +558,13 @@ func TestProcessors(t *testing.T) {
 
 // A log whose reader went away does not end the server.
 func TestLogReaderGone(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	read, write, err := os.Pipe()
-	must(t, err)
+	testkit.Must(t, err)
 	cmd := command(context.Background(), nil, "-listen", "127.0.0.1:0", "-root", folder)
 	cmd.Stderr = write
-	must(t, cmd.Start())
+	testkit.Must(t, cmd.Start())
 	defer cmd.Wait()
 	defer cmd.Process.Kill()
 	write.Close()

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // proc returns the first number after name in a file of the daemon's /proc folder.
@@ -23,11 +25,11 @@ func (d *daemon) proc(file, name string) int {
 		d.t.Skip("only Linux tells what a process uses")
 	}
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", d.cmd.Process.Pid, file))
-	must(d.t, err)
+	testkit.Must(d.t, err)
 	for line := range strings.Lines(string(content)) {
 		if rest, ok := strings.CutPrefix(line, name); ok {
 			n, err := strconv.Atoi(strings.Fields(strings.TrimPrefix(rest, ":"))[0])
-			must(d.t, err)
+			testkit.Must(d.t, err)
 			return n
 		}
 	}
@@ -42,7 +44,7 @@ func (d *daemon) residentKiB(figure string) int { return d.proc("status", figure
 func (d *daemon) descriptors() int {
 	d.t.Helper()
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid))
-	must(d.t, err)
+	testkit.Must(d.t, err)
 	return len(entries)
 }
 
@@ -106,8 +108,8 @@ func hold(server *net.UDPAddr, client int, request string) error {
 
 // What many transfers at a time need. The daemon's own share, before any, is in it.
 func TestMemoryOfManyTransfers(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.img", pattern(4<<20))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(4<<20))
 	lockStep, windows := rrq("a.img", "octet"), rrq("a.img", "octet", "blksize", "1428", "windowsize", "16")
 	for _, c := range []struct {
 		name      string
@@ -130,11 +132,11 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 			shell.Env = []string{"PATH=" + os.Getenv("PATH")}
 			d := startCommand(t, shell)
 			if limit := d.proc("limits", "Max open files"); limit < c.transfers+50 {
-				skip(t, fmt.Sprintf("no more than %d descriptors for a process", limit))
+				testkit.Skip(t, fmt.Sprintf("no more than %d descriptors for a process", limit))
 			}
 			before := d.residentKiB("VmRSS")
 			server, err := net.ResolveUDPAddr("udp4", d.addr)
-			must(t, err)
+			testkit.Must(t, err)
 
 			began := time.Now()
 			var next atomic.Int64
@@ -155,7 +157,7 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 			}
 			clients.Wait()
 			after, most := d.residentKiB("VmRSS"), d.residentKiB("VmHWM")
-			must(t, d.cmd.Process.Signal(syscall.SIGTERM))
+			testkit.Must(t, d.cmd.Process.Signal(syscall.SIGTERM))
 			running := field(d.waitFor("stopping "), "transfers")
 			t.Logf("%s transfers within %v: %d KiB resident, %d at most, %d before", running, time.Since(began).Round(time.Millisecond), after, most, before)
 			if n, _ := strconv.Atoi(running); n != c.transfers {

@@ -5,11 +5,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"flytftp/internal/testkit"
 )
 
 // THIRD_PARTY_NOTICES.md names every module that is linked, in the version that is linked, with its licence word for word.
 func TestNotices(t *testing.T) {
-	notices := readText(t, "THIRD_PARTY_NOTICES.md")
+	notices := testkit.ReadText(t, "THIRD_PARTY_NOTICES.md")
 	goTool := func(args ...string) string {
 		cmd := exec.Command("go", args...)
 		// For the system that images are made for; elsewhere less is linked.
@@ -34,11 +36,11 @@ func TestNotices(t *testing.T) {
 		if !strings.Contains(notices, "\n| "+module) {
 			t.Errorf("no row | %s", module)
 		}
-		if licence := readText(t, filepath.Join(folder, "LICENSE")); !strings.Contains(notices, "```\n"+licence+"```\n") {
+		if licence := testkit.ReadText(t, filepath.Join(folder, "LICENSE")); !strings.Contains(notices, "```\n"+licence+"```\n") {
 			t.Errorf("the licence of %s is not there as it is in %s", module, folder)
 		}
 	}
-	for _, row := range tableRows(notices) {
+	for _, row := range testkit.TableRows(notices) {
 		if module := row[0] + " | " + row[1] + " |"; strings.HasPrefix(row[1], "v") && folders[module] == "" {
 			t.Errorf("%s %s is not linked", row[0], row[1])
 		}

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"flytftp/internal/testkit"
 )
 
 func TestParseUser(t *testing.T) {
@@ -55,8 +57,8 @@ func TestParseUser(t *testing.T) {
 
 // The program says who it is and what guards it, before it serves.
 func TestReportsOfPrivileges(t *testing.T) {
-	folder := publicFolder(t)
-	writeFile(t, folder+"/a.txt", []byte("hello"))
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	want := map[string]string{"65532:65532": "stayed user=", "root": "stayed user="}
 	if os.Geteuid() == 0 {
 		want["65532:65532"] = "became user=65532:65532 "

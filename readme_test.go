@@ -14,67 +14,9 @@ import (
 	"strings"
 	"testing"
 
+	"flytftp/internal/testkit"
 	"flytftp/singleport"
 )
-
-// readText returns a file as text.
-func readText(t *testing.T, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	must(t, err)
-	return string(b)
-}
-
-// flat returns a text on one line, as lines may break anywhere.
-func flat(text string) string { return strings.Join(strings.Fields(text), " ") }
-
-// readSection returns what README.md says below a heading, up to the next one.
-func readSection(t *testing.T, heading string) string {
-	t.Helper()
-	_, after, found := strings.Cut(readText(t, "README.md"), "\n"+heading+"\n")
-	if !found {
-		t.Fatalf("README.md has no heading %q", heading)
-	}
-	return regexp.MustCompile(`\n##+ `).Split(after, 2)[0]
-}
-
-// tableRows returns the cells of the tables in a text, without the heads.
-func tableRows(text string) (rows [][]string) {
-	head := true
-	for _, line := range strings.Split(text, "\n") {
-		if !strings.HasPrefix(line, "|") {
-			head = true
-			continue
-		}
-		if !head {
-			cells := strings.Split(strings.Trim(line, "|"), "|")
-			for i := range cells {
-				cells[i] = strings.TrimSpace(cells[i])
-			}
-			rows = append(rows, cells)
-		}
-		if strings.HasPrefix(line, "|---") {
-			head = false
-		}
-	}
-	return rows
-}
-
-// codeSpans returns what stands between backquotes.
-func codeSpans(text string) (spans []string) {
-	for _, match := range regexp.MustCompile("`([^`\n]+)`").FindAllStringSubmatch(text, -1) {
-		spans = append(spans, match[1])
-	}
-	return spans
-}
-
-// codeBlocks returns the fenced blocks of a language.
-func codeBlocks(text, language string) (blocks []string) {
-	for _, match := range regexp.MustCompile("(?s)\n```"+language+"\n(.*?)```").FindAllStringSubmatch(text, -1) {
-		blocks = append(blocks, match[1])
-	}
-	return blocks
-}
 
 func TestReadmeOptionTable(t *testing.T) {
 	var want [][]string
@@ -85,7 +27,7 @@ func TestReadmeOptionTable(t *testing.T) {
 		}
 		want = append(want, row)
 	}
-	got := tableRows(readSection(t, "## Options"))
+	got := testkit.TableRows(testkit.ReadSection(t, "README.md", "## Options"))
 	if !slices.EqualFunc(got, want, slices.Equal) {
 		t.Errorf("README.md has\n%q\nthe program has\n%q", got, want)
 	}
@@ -93,7 +35,7 @@ func TestReadmeOptionTable(t *testing.T) {
 
 func TestReadmeExtensions(t *testing.T) {
 	var got []string
-	for _, span := range codeSpans(readSection(t, "### Extensions")) {
+	for _, span := range testkit.CodeSpans(testkit.ReadSection(t, "README.md", "### Extensions")) {
 		if strings.HasPrefix(span, ".") {
 			got = append(got, span)
 		}
@@ -107,8 +49,8 @@ func TestReadmeExtensions(t *testing.T) {
 }
 
 func TestReadmeNames(t *testing.T) {
-	text := readSection(t, "### Names")
-	for _, row := range tableRows(text) {
+	text := testkit.ReadSection(t, "README.md", "### Names")
+	for _, row := range testkit.TableRows(text) {
 		name := strings.Trim(row[0], "`")
 		got, err := resolveName(name, mustAllow(t, defaultAllow))
 		if err != nil {
@@ -118,7 +60,7 @@ func TestReadmeNames(t *testing.T) {
 			t.Errorf("%q becomes %q, README.md says %q", name, got, want)
 		}
 	}
-	if want := fmt.Sprintf("a name over %d bytes", maxNameLength); !strings.Contains(flat(text), want) {
+	if want := fmt.Sprintf("a name over %d bytes", maxNameLength); !strings.Contains(testkit.Flat(text), want) {
 		t.Errorf("README.md does not say %q", want)
 	}
 }
@@ -130,7 +72,7 @@ func TestReadmeErrors(t *testing.T) {
 		singleport.ErrRead, singleport.ErrStopping} {
 		want = append(want, fmt.Sprintf("ERROR %d `%s`", e.Code, e.Message))
 	}
-	got := regexp.MustCompile("ERROR \\d+ `[^`]*`").FindAllString(readSection(t, "## Protocol"), -1)
+	got := regexp.MustCompile("ERROR \\d+ `[^`]*`").FindAllString(testkit.ReadSection(t, "README.md", "## Protocol"), -1)
 	slices.Sort(got)
 	slices.Sort(want)
 	if got = slices.Compact(got); !slices.Equal(got, want) {
@@ -139,10 +81,10 @@ func TestReadmeErrors(t *testing.T) {
 }
 
 func TestReadmeLog(t *testing.T) {
-	text := readSection(t, "## The log")
+	text := testkit.ReadSection(t, "README.md", "## The log")
 	var named []string
-	for _, row := range tableRows(text) {
-		named = append(named, codeSpans(row[0])...)
+	for _, row := range testkit.TableRows(text) {
+		named = append(named, testkit.CodeSpans(row[0])...)
 	}
 	for _, err := range []error{nil, singleport.ErrNotFound, singleport.ErrAccess, singleport.ErrBusy, singleport.ErrTimedOut, errors.New("")} {
 		if !slices.Contains(named, outcome(err)) {
@@ -168,27 +110,27 @@ func TestReadmeLog(t *testing.T) {
 			t.Errorf("README.md does not explain %q: %s", words, line)
 		}
 	}
-	if want := fmt.Sprintf("%d times in %.0f s", linesPerNetwork, sumInterval.Seconds()); !strings.Contains(flat(text), want) {
+	if want := fmt.Sprintf("%d times in %.0f s", linesPerNetwork, sumInterval.Seconds()); !strings.Contains(testkit.Flat(text), want) {
 		t.Errorf("README.md does not say %q", want)
 	}
 }
 
 // The lines that "Try it" shows are those that the program writes, but for what differs from run to run.
 func TestReadmeTryIt(t *testing.T) {
-	section := readSection(t, "## Try it")
+	section := testkit.ReadSection(t, "README.md", "## Try it")
 	if !strings.Contains(section, "curl tftp://127.0.0.1:6969/boot.ipxe") {
 		t.Fatal("README.md does not fetch boot.ipxe")
 	}
 	d := start(t, "files")
 	content, _ := dial(t, d.addr).fetch(rrq("boot.ipxe", "octet"), nil)
-	if string(content) != readText(t, "files/boot.ipxe") {
+	if string(content) != testkit.ReadText(t, "files/boot.ipxe") {
 		t.Errorf("got %q", content)
 	}
 	d.waitFor("sent ")
 	mask := func(text string) string {
 		return regexp.MustCompile(`\b(listen|client|bytes|duration)=\S+`).ReplaceAllString(text, "$1=?")
 	}
-	want := strings.Split(strings.TrimSpace(mask(codeBlocks(section, "text")[0])), "\n")
+	want := strings.Split(strings.TrimSpace(mask(testkit.CodeBlocks(section, "text")[0])), "\n")
 	got := strings.Split(mask(d.logged()), "\n")
 	if got = got[max(len(got)-len(want), 0):]; !slices.Equal(got, want) {
 		t.Errorf("README.md shows\n%s\nthe program writes\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
@@ -197,8 +139,8 @@ func TestReadmeTryIt(t *testing.T) {
 
 // Numbers of the text that are the program's or a file's.
 func TestReadmeNumbers(t *testing.T) {
-	text := flat(readText(t, "README.md"))
-	block := regexp.MustCompile(`TFTP_MAX_BLKSIZE = "(\d+)"`).FindStringSubmatch(readText(t, "fly.toml"))
+	text := testkit.Flat(testkit.ReadText(t, "README.md"))
+	block := regexp.MustCompile(`TFTP_MAX_BLKSIZE = "(\d+)"`).FindStringSubmatch(testkit.ReadText(t, "fly.toml"))
 	for _, want := range []string{
 		fmt.Sprintf("`-max-blksize` %d fills", singleport.DefaultMaxBlockSize),
 		"it becomes " + defaultUser,
@@ -216,10 +158,10 @@ func TestReadmeNumbers(t *testing.T) {
 // Every file that is served is explained, and can be fetched with the default of -allow.
 func TestReadmeServedFiles(t *testing.T) {
 	var got, want []string
-	for _, row := range tableRows(readSection(t, "## What is served")) {
+	for _, row := range testkit.TableRows(testkit.ReadSection(t, "README.md", "## What is served")) {
 		got = append(got, strings.Trim(row[0], "`"))
 	}
-	must(t, fs.WalkDir(os.DirFS("files"), ".", func(path string, entry fs.DirEntry, err error) error {
+	testkit.Must(t, fs.WalkDir(os.DirFS("files"), ".", func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() {
 			want = append(want, path)
 			if resolved, err := resolveName(path, mustAllow(t, defaultAllow)); err != nil || resolved != path {
@@ -237,8 +179,8 @@ func TestReadmeServedFiles(t *testing.T) {
 
 func TestReadmeFileMap(t *testing.T) {
 	var got, want []string
-	for _, row := range tableRows(readSection(t, "## Development")) {
-		for _, path := range codeSpans(row[0]) {
+	for _, row := range testkit.TableRows(testkit.ReadSection(t, "README.md", "## Development")) {
+		for _, path := range testkit.CodeSpans(row[0]) {
 			if strings.HasSuffix(path, ".go") {
 				got = append(got, path)
 			}
@@ -246,7 +188,7 @@ func TestReadmeFileMap(t *testing.T) {
 	}
 	for _, folder := range []string{".", "singleport", "bench", "bench/*"} {
 		paths, err := filepath.Glob(folder + "/*.go")
-		must(t, err)
+		testkit.Must(t, err)
 		for _, path := range paths {
 			if !strings.HasSuffix(path, "_test.go") {
 				want = append(want, filepath.Clean(path))
@@ -270,7 +212,7 @@ func TestReadmeFileMap(t *testing.T) {
 // Links lead somewhere within the repository.
 func TestReadmeLinks(t *testing.T) {
 	for _, file := range []string{"README.md", "SECURITY.md", "CHANGELOG.md"} {
-		text := readText(t, file)
+		text := testkit.ReadText(t, file)
 		anchors := map[string]bool{}
 		for _, match := range regexp.MustCompile(`(?m)^##+ (.*)$`).FindAllStringSubmatch(text, -1) {
 			anchors["#"+strings.ReplaceAll(strings.ToLower(match[1]), " ", "-")] = true
@@ -295,9 +237,9 @@ func TestReadmeLinks(t *testing.T) {
 func TestReadmeCommands(t *testing.T) {
 	bash, err := exec.LookPath("bash")
 	if err != nil {
-		skip(t, err.Error())
+		testkit.Skip(t, err.Error())
 	}
-	for _, block := range codeBlocks(readText(t, "README.md"), "sh") {
+	for _, block := range testkit.CodeBlocks(testkit.ReadText(t, "README.md"), "sh") {
 		cmd := exec.Command(bash, "-n")
 		cmd.Stdin = strings.NewReader(block)
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -313,20 +255,20 @@ func TestReadmeCommands(t *testing.T) {
 }
 
 func TestReadmeDHCP(t *testing.T) {
-	section := readSection(t, "## DHCP")
-	for _, block := range codeBlocks(section, "json") {
+	section := testkit.ReadSection(t, "README.md", "## DHCP")
+	for _, block := range testkit.CodeBlocks(section, "json") {
 		if err := json.Unmarshal([]byte("{"+block+"}"), new(map[string]any)); err != nil {
 			t.Errorf("%v in\n%s", err, block)
 		}
 	}
 	// Every block names the files of the table, which are served by default.
-	for _, row := range tableRows(section) {
+	for _, row := range testkit.TableRows(section) {
 		file := strings.Trim(row[2], "`")
 		if _, err := resolveName(file, mustAllow(t, defaultAllow)); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
 		for _, language := range []string{"ini", "text", "json"} {
-			if block := codeBlocks(section, language)[0]; !strings.Contains(block, file) {
+			if block := testkit.CodeBlocks(section, language)[0]; !strings.Contains(block, file) {
 				t.Errorf("no %s in\n%s", file, block)
 			}
 		}
@@ -334,11 +276,11 @@ func TestReadmeDHCP(t *testing.T) {
 	path, err := exec.LookPath("dnsmasq")
 	if err != nil {
 		if path, err = exec.LookPath("/usr/sbin/dnsmasq"); err != nil {
-			skip(t, err.Error())
+			testkit.Skip(t, err.Error())
 		}
 	}
 	file := filepath.Join(t.TempDir(), "dnsmasq.conf")
-	writeFile(t, file, []byte(strings.ReplaceAll(codeBlocks(section, "ini")[0], "# dhcp", "dhcp")))
+	testkit.WriteFile(t, file, []byte(strings.ReplaceAll(testkit.CodeBlocks(section, "ini")[0], "# dhcp", "dhcp")))
 	if out, err := exec.Command(path, "--test", "--conf-file="+file).CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
@@ -346,7 +288,7 @@ func TestReadmeDHCP(t *testing.T) {
 
 // The script jumps to labels that it has; everything else about it takes iPXE to try.
 func TestBootScript(t *testing.T) {
-	script := readText(t, "files/boot.ipxe")
+	script := testkit.ReadText(t, "files/boot.ipxe")
 	if !strings.HasPrefix(script, "#!ipxe\n") {
 		t.Error("iPXE would not take it for a script")
 	}

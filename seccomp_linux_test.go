@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"flytftp/internal/testkit"
 )
 
 // judge runs the filter as the kernel does. The virtual machine reads big-endian words; so written, the low halves are where the
@@ -28,7 +30,7 @@ func judge(t *testing.T, program []syscall.SockFilter, audit, number uint32, arg
 		t.Fatal("not a program")
 	}
 	machine, err := bpf.NewVM(instructions)
-	must(t, err)
+	testkit.Must(t, err)
 	data := make([]byte, offsetArgs+6*8) // struct seccomp_data
 	binary.BigEndian.PutUint32(data[offsetNumber:], number)
 	binary.BigEndian.PutUint32(data[offsetArch:], audit)
@@ -37,7 +39,7 @@ func judge(t *testing.T, program []syscall.SockFilter, audit, number uint32, arg
 		binary.BigEndian.PutUint32(data[offsetArgs+8*i+4:], uint32(arg>>32))
 	}
 	verdict, err := machine.Run(data)
-	must(t, err)
+	testkit.Must(t, err)
 	return uint32(verdict)
 }
 
@@ -45,13 +47,13 @@ func judge(t *testing.T, program []syscall.SockFilter, audit, number uint32, arg
 func callNumbers(t *testing.T, arch string) map[string]uint32 {
 	t.Helper()
 	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
-	must(t, err)
+	testkit.Must(t, err)
 	source, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(folder)), "unix", "zsysnum_linux_"+arch+".go"))
-	must(t, err)
+	testkit.Must(t, err)
 	numbers := map[string]uint32{}
 	for _, match := range regexp.MustCompile(`(?m)^\s*SYS_(\w+)\s*=\s*(\d+)$`).FindAllStringSubmatch(string(source), -1) {
 		number, err := strconv.ParseUint(match[2], 10, 32)
-		must(t, err)
+		testkit.Must(t, err)
 		numbers[strings.ToLower(match[1])] = uint32(number)
 	}
 	if len(numbers) < 300 {
