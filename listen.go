@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -72,4 +75,31 @@ func preferIPv4(ips []netip.Addr) netip.Addr {
 		}
 	}
 	return ips[0]
+}
+
+// takeProcessors returns the number of sockets for each address: one for each processor that GOMAXPROCS asks for. Without it
+// there is one of each, which needs the least CPU time for a byte.
+func takeProcessors() int {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// joinAddrs returns the addresses as -listen takes them.
+func joinAddrs(addrs []net.Addr) string {
+	var texts []string
+	for _, addr := range addrs {
+		texts = append(texts, addr.String())
+	}
+	return strings.Join(texts, ",")
+}
+
+// ownAddrs returns the addresses that can only be this machine's own when they are a client's.
+func ownAddrs(addrs []net.Addr) []netip.Addr {
+	var own []netip.Addr
+	for _, addr := range addrs {
+		own = append(own, addr.(*net.UDPAddr).AddrPort().Addr())
+	}
+	return own
 }

@@ -6,12 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/netip"
 	"os"
 	"os/signal"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
@@ -131,33 +127,6 @@ func unreadable(path string, err error) error {
 		err = in.Err
 	}
 	return fmt.Errorf("user %d cannot read the folder %+q: %w: allow it (chmod -R a+rX) or choose another -user or -root", os.Geteuid(), path, err)
-}
-
-// takeProcessors returns the number of sockets for each address: one for each processor that GOMAXPROCS asks for. Without it
-// there is one of each, which needs the least CPU time for a byte.
-func takeProcessors() int {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1)
-	}
-	return runtime.GOMAXPROCS(0)
-}
-
-// joinAddrs returns the addresses as -listen takes them.
-func joinAddrs(addrs []net.Addr) string {
-	var texts []string
-	for _, addr := range addrs {
-		texts = append(texts, addr.String())
-	}
-	return strings.Join(texts, ",")
-}
-
-// ownAddrs returns the addresses that can only be this machine's own when they are a client's.
-func ownAddrs(addrs []net.Addr) []netip.Addr {
-	var own []netip.Addr
-	for _, addr := range addrs {
-		own = append(own, addr.(*net.UDPAddr).AddrPort().Addr())
-	}
-	return own
 }
 
 // serve answers requests until the first signal, and then gives running transfers the time of grace. The second signal

@@ -253,7 +253,7 @@ func TestEnginePanics(t *testing.T) {
 		for i := range 5 {
 			shard := n.server.shards[0]
 			shard.mu.Lock()
-			shard.engine.poisoned = true
+			shard.engine.strangeForTest = struct{ net.Addr }{}
 			shard.mu.Unlock()
 			// This request, or what the running transfer needs next, meets the poison.
 			c := m.open(n.link, 2+i, 2000)

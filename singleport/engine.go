@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -33,7 +32,9 @@ type engine struct {
 	byID     map[uint64]*Transfer
 	lastID   uint64
 	closing  bool // once no transfer is left, the engine's Serve returns
-	poisoned bool // for the test of what is done when pin/tftp panics
+
+	// strangeForTest is what ReadFrom returns next in place of a client's address: pin/tftp panics at it.
+	strangeForTest net.Addr
 
 	// Of the goroutine that serves.
 	blockSize int       // what SetBlockSize was called with last
@@ -158,12 +159,12 @@ func (e *engine) ReadFrom(b []byte) (int, net.Addr, error) {
 			continue
 		}
 		n := len(t.appendDelivery(b[:0], d))
-		limit, poisoned := t.segmentLimit, e.poisoned
-		e.poisoned = false
+		limit, strange := t.segmentLimit, e.strangeForTest
+		e.strangeForTest = nil
 		e.shard.mu.Unlock()
 		e.given, e.givenWhat = t, d
-		if poisoned {
-			return n, poison{}, nil
+		if strange != nil {
+			return n, strange, nil
 		}
 		if d == deliverRequest {
 			e.setBlockSize(limit)
@@ -171,9 +172,6 @@ func (e *engine) ReadFrom(b []byte) (int, net.Addr, error) {
 		return n, &t.address, nil
 	}
 }
-
-// poison is an address that pin/tftp does not expect.
-type poison struct{ net.Addr }
 
 func (e *engine) setBlockSize(n int) {
 	if e.blockSize != n {
@@ -297,6 +295,3 @@ func (e *engine) SetReadDeadline(time.Time) error  { return nil }
 func (e *engine) SetWriteDeadline(time.Time) error { return nil }
 
 var _ net.PacketConn = (*engine)(nil)
-
-// panicked reports a panic that was contained.
-func (s *Server) panicked(v any) { s.config.Observer.Panicked(v, debug.Stack()) }

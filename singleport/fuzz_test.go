@@ -102,7 +102,7 @@ func FuzzDatagrams(f *testing.F) {
 // rebuilt returns a request with what is kept of r.
 func (r *request) rebuilt() []byte {
 	options := []string{}
-	for _, a := range r.asked[:r.count] {
+	for _, a := range r.options() {
 		options = append(options, string(a.name), strconv.Itoa(a.value))
 	}
 	b := requestOf(string(r.name), string(r.mode), options...)
@@ -142,7 +142,7 @@ func FuzzRequest(f *testing.F) {
 			return
 		}
 		var seen [optionCount]bool
-		for _, a := range r.asked[:r.count] {
+		for _, a := range r.options() {
 			if seen[a.option] || a.value < optionBounds[a.option][0] || a.value > optionBounds[a.option][1] || !equalFold(a.name, optionNames[a.option]) {
 				t.Fatalf("option %q = %d", a.name, a.value)
 			}
@@ -176,7 +176,7 @@ func FuzzNegotiate(f *testing.F) {
 			return
 		}
 		mostBlock, mostWindow, bytesLimit := max(int(maxBlockSize), DefaultBlockSize), max(int(maxWindowSize), 1), int(windowBytes>>1)
-		agreed, oack := negotiate(r.asked[:r.count], mostBlock, mostWindow, bytesLimit, size)
+		agreed, oack := negotiate(r.options(), mostBlock, mostWindow, bytesLimit, size)
 		if agreed.blockSize < MinBlockSize || agreed.blockSize > mostBlock || agreed.windowSize < 1 || agreed.windowSize > mostWindow ||
 			agreed.windowSize > 1 && agreed.windowSize*agreed.blockSize > bytesLimit || agreed.timeout < 0 || agreed.timeout > MaxTimeout {
 			t.Fatalf("%+v", agreed)
@@ -194,7 +194,7 @@ func FuzzNegotiate(f *testing.F) {
 			t.Fatalf("OACK %q", oack)
 		}
 		fields := bytes.Split(oack[2:len(oack)-1], []byte{0})
-		asked := r.asked[:r.count]
+		asked := r.options()
 		for i := 0; i < len(fields); i += 2 {
 			for len(asked) > 0 && !bytes.Equal(asked[0].name, fields[i]) {
 				asked = asked[1:]

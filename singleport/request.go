@@ -16,9 +16,9 @@ const (
 	opOACK  = 6
 )
 
-// maxNameLength, in bytes, is how much of a file name is kept: what leaves room for the rest of a request in the 516 bytes that
+// keptNameLength, in bytes, is how much of a file name is kept: what leaves room for the rest of a request in the 516 bytes that
 // the engine reads. A longer name is nobody's.
-const maxNameLength = 480
+const keptNameLength = 480
 
 // option is one that this server knows. Its values index optionNames.
 type option int
@@ -40,12 +40,15 @@ var optionBounds = [optionCount][2]int{{MinBlockSize, MaxBlockSize}, {1, MaxTime
 type request struct {
 	write      bool
 	name, mode []byte
-	asked      [optionCount]asked // valid ones, in the order of the request
-	count      int                // of asked
+	wishes     [optionCount]wish // valid ones, in the order of the request
+	count      int               // of wishes
 }
 
-// asked is an option of a request with a value within its bounds.
-type asked struct {
+// options returns the valid options, in the order of the request.
+func (r *request) options() []wish { return r.wishes[:r.count] }
+
+// wish is an option of a request with a value within its bounds.
+type wish struct {
 	option option
 	value  int
 	name   []byte // as the client writes it: some compare the OACK's with case
@@ -64,7 +67,7 @@ func parseRequest(datagram []byte) (request, bool) {
 	if r.mode, rest, ok = cutString(rest); !ok {
 		return r, false
 	}
-	r.name = r.name[:min(len(r.name), maxNameLength)]
+	r.name = r.name[:min(len(r.name), keptNameLength)]
 	var seen [optionCount]bool
 	for {
 		var name, value []byte
@@ -79,7 +82,7 @@ func parseRequest(datagram []byte) (request, bool) {
 				seen[o] = true
 				bounds := optionBounds[o]
 				if n, ok := parseNumber(value); ok && bounds[0] <= n && n <= bounds[1] {
-					r.asked[r.count] = asked{option(o), n, name}
+					r.wishes[r.count] = wish{option(o), n, name}
 					r.count++
 				}
 			}
@@ -135,7 +138,7 @@ func (r *request) servedMode() (Mode, bool) {
 func (r *request) largestAnswer() int {
 	const longestValue = 19 // digits of a tsize
 	size, certain := 2, false
-	for _, a := range r.asked[:r.count] {
+	for _, a := range r.options() {
 		size += len(a.name) + 1 + longestValue + 1
 		certain = certain || a.option != optionTransferSize // that is left out for an empty file
 	}
@@ -154,7 +157,7 @@ type terms struct {
 
 // negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it would be empty. windowBytes
 // bounds the product of the block size and the window size, beyond one block; size, in bytes, answers a tsize unless it is below one.
-func negotiate(options []asked, maxBlockSize, maxWindowSize, windowBytes int, size int64) (terms, []byte) {
+func negotiate(options []wish, maxBlockSize, maxWindowSize, windowBytes int, size int64) (terms, []byte) {
 	t := terms{blockSize: DefaultBlockSize, windowSize: 1}
 	for _, a := range options {
 		if a.option == optionBlockSize {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,7 +24,7 @@ type Server struct {
 
 	stopping atomic.Bool
 	left     chan struct{} // has an element when a transfer ended while the server stops
-	abandon  chan struct{} // closed when Serve is to return whatever still runs
+	giveUp   chan struct{} // closed when Serve is to return whatever still runs
 	stop     sync.Once
 }
 
@@ -72,7 +73,7 @@ func newServer(sockets []socket, cfg Config) *Server {
 		epoch:     time.Now(),
 		disk:      make(chan struct{}, maxWaiting),
 		left:      make(chan struct{}, 1),
-		abandon:   make(chan struct{}),
+		giveUp:    make(chan struct{}),
 	}
 	for _, socket := range sockets {
 		s.shards = append(s.shards, newShard(s, socket))
@@ -124,7 +125,7 @@ func (s *Server) Serve(h Handler) error {
 	}()
 	select {
 	case <-done:
-	case <-s.abandon:
+	case <-s.giveUp:
 	}
 	select {
 	case err := <-failure:
@@ -147,6 +148,9 @@ func (s *Server) handle(t *Transfer) (err error) {
 	return s.handler(t)
 }
 
+// panicked reports a panic that was contained.
+func (s *Server) panicked(v any) { s.config.Observer.Panicked(v, debug.Stack()) }
+
 // Shutdown refuses new requests (ERROR 0 "Server stopping"), waits until the running transfers ended or ctx is
 // done, ends what is left with the same ERROR, and closes the sockets. Serve returns.
 func (s *Server) Shutdown(ctx context.Context) error {
@@ -168,7 +172,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			shard.close()
 		}
 		if s.Active() > 0 {
-			close(s.abandon)
+			close(s.giveUp)
 		}
 	})
 	return err
@@ -214,7 +218,7 @@ func (s *Server) windowBytes() int {
 }
 
 // segmentLimit returns the size of the largest segment that a transfer with these options may get, bytes.
-func (s *Server) segmentLimit(options []asked) int {
+func (s *Server) segmentLimit(options []wish) int {
 	limit := max(min(segmentMemory/max(s.Active(), 1), largestSegment), smallestSegment)
 	for _, a := range options {
 		if a.option == optionBlockSize {

@@ -96,7 +96,7 @@ func (s *shard) take(r *received, now int64) {
 	case opERROR:
 		if t := s.clients[r.route.client]; t != nil {
 			message, _, _ := bytes.Cut(r.data[4:], []byte{0})
-			s.drop(t, &ClientError{binary.BigEndian.Uint16(r.data[2:]), string(message[:min(len(message), maxClientMessage)])})
+			s.end(t, &ClientError{binary.BigEndian.Uint16(r.data[2:]), string(message[:min(len(message), maxClientMessage)])})
 		} else {
 			s.refused(r, RefusedStray)
 		}
@@ -111,112 +111,6 @@ const maxClientMessage = 128 // bytes
 
 func (s *shard) refused(r *received, why Refusal) {
 	s.server.config.Observer.Refused(r.route.client.addrPort(), "", why)
-}
-
-// request answers an RRQ or a WRQ.
-func (s *shard) request(r *received, now int64) {
-	asked, ok := parseRequest(r.data)
-	if !ok {
-		s.refused(r, RefusedMalformed)
-		return
-	}
-	mode, ok := asked.servedMode()
-	switch {
-	case asked.write:
-		s.refuse(r, &asked, ErrAccess, RefusedWrite, now)
-		return
-	case !ok:
-		s.refuse(r, &asked, ErrIllegal, RefusedMode, now)
-		return
-	}
-	digest := maphash.Bytes(s.seed, r.data)
-	if t := s.clients[r.route.client]; t != nil && t.digest == digest {
-		if !t.confirmed {
-			s.repeat(t, now)
-			return
-		}
-		// A repeat that was under way while the first answer was: what the client sent before it heard of us arrives no later than this.
-		if now-t.confirmedAt < 2*(t.confirmedAt-t.began) {
-			return
-		}
-	}
-	if s.server.stopping.Load() {
-		s.refuse(r, &asked, ErrStopping, RefusedStopping, now)
-		return
-	}
-	pass, verdict := s.admit(r, &asked, now)
-	switch verdict {
-	case admitted:
-		if t := s.clients[r.route.client]; t != nil {
-			s.drop(t, ErrReplaced)
-		}
-		s.begin(r, &asked, mode, digest, pass, now)
-	case overRate:
-		s.refused(r, RefusedRate)
-	case busy:
-		s.scratch = appendError(s.scratch[:0], ErrBusy)
-		s.socket.send(&r.route, s.scratch)
-		s.refusedRequest(r, &asked, RefusedBusy)
-	default:
-		s.refusedRequest(r, &asked, RefusedBusy)
-	}
-}
-
-// admit asks the admission, and ends older transfers where that lets the request in.
-func (s *shard) admit(r *received, asked *request, now int64) (pass, verdict) {
-	from := networkOf(r.route.client.ip)
-	pass, verdict := s.ask(from, asked, now)
-	if (verdict == busy || verdict == crowded) && s.server.Active() >= s.server.config.MaxTransfers && s.makeRoom(from, now) {
-		return s.ask(from, asked, now)
-	}
-	return pass, verdict
-}
-
-// ask asks the admission, and ends unconfirmed transfers as it demands.
-func (s *shard) ask(from network, asked *request, now int64) (pass, verdict) {
-	for {
-		oldest := now
-		if t := s.unconfirmed.first; t != nil {
-			// An ACK may have arrived and wait to be read: what counts is how long there was surely none.
-			oldest -= max(s.drained-t.offeredAt, 0)
-		}
-		pass, verdict := s.server.admission.admit(from, now, asked.largestAnswer(), oldest)
-		if verdict != makeWay {
-			return pass, verdict
-		}
-		s.makeWay(s.unconfirmed.first)
-	}
-}
-
-// refuse answers a request that gets no transfer with e, unless its sender is over its rate.
-func (s *shard) refuse(r *received, asked *request, e *Error, why Refusal, now int64) {
-	s.scratch = appendError(s.scratch[:0], e)
-	if !s.server.admission.draw(networkOf(r.route.client.ip), now, len(s.scratch)) {
-		s.refused(r, RefusedRate)
-		return
-	}
-	s.socket.send(&r.route, s.scratch)
-	s.refusedRequest(r, asked, why)
-}
-
-func (s *shard) refusedRequest(r *received, asked *request, why Refusal) {
-	s.server.config.Observer.Refused(r.route.client.addrPort(), string(asked.name), why)
-}
-
-// begin makes a transfer of a request and hands it to the engine.
-func (s *shard) begin(r *received, asked *request, mode Mode, digest uint64, pass pass, now int64) {
-	t := &Transfer{
-		shard: s, route: r.route, name: string(asked.name), mode: mode, digest: digest,
-		pass: pass, began: now, progress: now, slot: noSlot,
-	}
-	for _, o := range asked.asked[:asked.count] {
-		o.name = bytes.Clone(o.name)
-		t.options = append(t.options, o)
-	}
-	s.clients[t.route.client] = t
-	s.server.active.Add(1)
-	t.segmentLimit = s.server.segmentLimit(t.options)
-	s.engine.add(t)
 }
 
 // offer answers the request of t, now that the size of its file is known: with an OACK, or with the first block, for which the
@@ -356,9 +250,9 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 	w := &t.window
 	switch {
 	case now-t.progress >= int64(progressTime) && (w.inFlight() > 0 || !t.confirmed):
-		s.drop(t, ErrTimedOut)
+		s.end(t, ErrTimedOut)
 	case !t.confirmed && t.datagrams >= unconfirmedDatagrams:
-		s.drop(t, ErrTimedOut)
+		s.end(t, ErrTimedOut)
 	case !t.confirmed:
 		s.repeat(t, now)
 	case w.sendable() > 0: // paced
@@ -366,9 +260,9 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 	case w.inFlight() == 0: // the file is being read
 		s.arm(t, now)
 	case t.declined && t.tries > 0:
-		s.finish(t)
+		s.end(t, nil)
 	case t.tries >= maxTries, t.tries >= lastTries && w.last > 0 && w.acked == w.last-1:
-		s.drop(t, ErrTimedOut)
+		s.end(t, ErrTimedOut)
 	default: // something was lost
 		t.tries++
 		t.estimator.backoff++
@@ -415,7 +309,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		t.sampled = 0
 	}
 	if answer == ackLast {
-		s.finish(t)
+		s.end(t, nil)
 		return
 	}
 	s.advance(t, now)
@@ -428,16 +322,15 @@ func (s *shard) confirm(t *Transfer, now int64) {
 	s.server.admission.confirm(&t.pass)
 }
 
-// finish ends a transfer of which everything has arrived.
-func (s *shard) finish(t *Transfer) {
-	s.forget(t, nil)
-	s.engine.enqueue(t, deliverACK)
-}
-
-// drop ends t silently, because of err.
-func (s *shard) drop(t *Transfer, err error) {
+// end ends t without a word to the client: err says why, nil that the client has the whole file.
+func (s *shard) end(t *Transfer, err error) {
 	s.forget(t, err)
-	if t.delivery != deliverRequest && (t.waiting || t.delivery != deliverNothing) {
+	if t.delivery == deliverRequest || !t.waiting && t.delivery == deliverNothing {
+		return // ReadFrom releases a request that is over; else the engine comes by itself
+	}
+	if err == nil {
+		s.engine.enqueue(t, deliverACK)
+	} else {
 		s.engine.enqueue(t, deliverFailure)
 	}
 }
@@ -466,7 +359,7 @@ func (s *shard) endAll() {
 	for _, t := range s.clients {
 		s.fail(t, ErrStopping)
 		t.end = ErrStopped
-		s.drop(t, ErrStopped)
+		s.end(t, ErrStopped)
 	}
 	s.flush()
 }

@@ -13,7 +13,7 @@ type Transfer struct {
 	shard   *shard
 	name    string
 	mode    Mode
-	options []asked
+	options []wish
 	digest  uint64 // of the RRQ, to know it again
 	began   int64  // monotonic nanoseconds, like every time here
 	route   route
