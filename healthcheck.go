@@ -17,9 +17,10 @@ const (
 // checkRequest asks for the empty name, which every server refuses: an answer costs no file and no transfer.
 var checkRequest = []byte("\x00\x01\x00octet\x00")
 
-// healthcheck returns nil when a TFTP server answers at every address of -listen.
-func healthcheck(addrs []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
+// healthcheck returns nil if a TFTP server answers at every address of -listen before limit is
+// over. An unanswered RRQ is sent again after each pace.
+func healthcheck(addrs []string, limit, pace time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	for _, addr := range addrs {
 		host, port, err := resolve(ctx, addr)
@@ -29,7 +30,7 @@ func healthcheck(addrs []string) error {
 		if port == "0" {
 			return fmt.Errorf("cannot ask at %s: -healthcheck needs the port that the server was given", addr)
 		}
-		if err := ask(ctx, net.JoinHostPort(reachable(host), port)); err != nil {
+		if err := ask(ctx, net.JoinHostPort(reachable(host), port), pace); err != nil {
 			return err
 		}
 	}
@@ -48,8 +49,8 @@ func reachable(host string) string {
 	return host
 }
 
-// ask sends RRQs until DATA or ERROR comes back or ctx is done.
-func ask(ctx context.Context, addr string) error {
+// ask sends an RRQ at each pace until a DATA or an ERROR comes back or ctx is done.
+func ask(ctx context.Context, addr string, pace time.Duration) error {
 	conn, err := net.Dial("udp", addr)
 	if err != nil {
 		return err
@@ -57,7 +58,7 @@ func ask(ctx context.Context, addr string) error {
 	defer conn.Close()
 	answer := make([]byte, 1024)
 	for {
-		next := time.Now().Add(checkPace)
+		next := time.Now().Add(pace)
 		conn.Write(checkRequest)
 		conn.SetReadDeadline(next)
 		n, err := conn.Read(answer)

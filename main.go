@@ -29,7 +29,7 @@ func main() {
 		fmt.Println("flytftp", version)
 		return
 	case c.healthcheck:
-		err = healthcheck(c.listen)
+		err = healthcheck(c.listen, checkTime, checkPace)
 	default:
 		err = run(c)
 	}

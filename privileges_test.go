@@ -1,11 +1,8 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"testing"
-
-	"flytftp/internal/testkit"
 )
 
 func TestParseUser(t *testing.T) {
@@ -51,27 +48,6 @@ func TestParseUser(t *testing.T) {
 		}
 		if err != nil || uint32(uid) != c.uid || uint32(gid) != c.gid || keep != c.keep {
 			t.Errorf("%q: %d %d %v %v", c.value, uid, gid, keep, err)
-		}
-	}
-}
-
-// The program says who it is and what guards it, before it serves.
-func TestReportsOfPrivileges(t *testing.T) {
-	folder := testkit.PublicFolder(t)
-	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
-	want := map[string]string{"65532:65532": "stayed user=", "root": "stayed user="}
-	if os.Geteuid() == 0 {
-		want["65532:65532"] = "became user=65532:65532 "
-		want["root"] = "stayed user=0:0 "
-	}
-	for user, report := range want {
-		d := start(t, folder, "-user", user)
-		if content, failure := dial(t, d.addr).fetch(rrq("a.txt", "octet"), nil); string(content) != "hello" {
-			t.Errorf("%s: %q %q", user, content, failure)
-		}
-		lines := strings.Split(d.logged(), "\n")
-		if !strings.HasPrefix(lines[0], report) || !strings.HasPrefix(lines[1], "fenced landlock=") {
-			t.Errorf("%s: %q", user, lines)
 		}
 	}
 }

@@ -115,28 +115,6 @@ func TestReadmeLog(t *testing.T) {
 	}
 }
 
-// The lines that "Try it" shows are those that the program writes, but for what differs from run to run.
-func TestReadmeTryIt(t *testing.T) {
-	section := testkit.ReadSection(t, "README.md", "## Try it")
-	if !strings.Contains(section, "curl tftp://127.0.0.1:6969/boot.ipxe") {
-		t.Fatal("README.md does not fetch boot.ipxe")
-	}
-	d := start(t, "files")
-	content, _ := dial(t, d.addr).fetch(rrq("boot.ipxe", "octet"), nil)
-	if string(content) != testkit.ReadText(t, "files/boot.ipxe") {
-		t.Errorf("got %q", content)
-	}
-	d.waitFor("sent ")
-	mask := func(text string) string {
-		return regexp.MustCompile(`\b(listen|client|bytes|duration)=\S+`).ReplaceAllString(text, "$1=?")
-	}
-	want := strings.Split(strings.TrimSpace(mask(testkit.CodeBlocks(section, "text")[0])), "\n")
-	got := strings.Split(mask(d.logged()), "\n")
-	if got = got[max(len(got)-len(want), 0):]; !slices.Equal(got, want) {
-		t.Errorf("README.md shows\n%s\nthe program writes\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
-	}
-}
-
 // Numbers of the text that are the program's or a file's.
 func TestReadmeNumbers(t *testing.T) {
 	text := testkit.Flat(testkit.ReadText(t, "README.md"))
@@ -283,18 +261,5 @@ func TestReadmeDHCP(t *testing.T) {
 	testkit.WriteFile(t, file, []byte(strings.ReplaceAll(testkit.CodeBlocks(section, "ini")[0], "# dhcp", "dhcp")))
 	if out, err := exec.Command(path, "--test", "--conf-file="+file).CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
-	}
-}
-
-// The script jumps to labels that it has; everything else about it takes iPXE to try.
-func TestBootScript(t *testing.T) {
-	script := testkit.ReadText(t, "files/boot.ipxe")
-	if !strings.HasPrefix(script, "#!ipxe\n") {
-		t.Error("iPXE would not take it for a script")
-	}
-	for _, match := range regexp.MustCompile(`goto (\w+)`).FindAllStringSubmatch(script, -1) {
-		if !strings.Contains(script, "\n:"+match[1]+"\n") {
-			t.Errorf("no label %s", match[1])
-		}
 	}
 }

@@ -25,6 +25,14 @@ func Skip(t testing.TB, why string) {
 	t.Skip(why)
 }
 
+// SkipIfShort skips a test that takes seconds, where `go test -short` asks for the quick ones.
+func SkipIfShort(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+}
+
 // WriteFile writes a file that every user can read, and creates the folders above it.
 func WriteFile(t testing.TB, path string, content []byte) {
 	t.Helper()

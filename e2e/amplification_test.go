@@ -1,17 +1,15 @@
-package main
+package e2e
 
 import (
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"flytftp/internal/testkit"
-	"flytftp/singleport"
 )
 
 // family is a kind of address, and the headers of a datagram between two of them.
@@ -29,11 +27,10 @@ var families = map[string]family{
 }
 
 // eachVictim runs a test for IPv4 and IPv6 with a daemon each, which listens on IPv4 as well.
-func eachVictim(t *testing.T, root string, test func(t *testing.T, f family, d *daemon, addr string)) {
+func eachVictim(t *testing.T, root string, test func(*testing.T, family, *daemon, string)) {
 	eachFamily(t, func(t *testing.T, host string) {
 		d := start(t, root, "-listen", "127.0.0.1:0,"+net.JoinHostPort(host, "0"))
-		addrs := strings.Split(field(d.logged()[strings.Index(d.logged(), "serving "):], "listen"), ",")
-		test(t, families[host], d, addrs[1])
+		test(t, families[host], d, d.addrs[1])
 	})
 }
 
@@ -83,7 +80,8 @@ func (p *silentClient) drawn(t *testing.T) (datagrams, bytes int) {
 	return datagrams, bytes
 }
 
-// awaitTimeouts waits until the server has given up its transfers with all of the clients, so that nothing more is to come.
+// awaitTimeouts waits until the server has given up its transfers with all of the clients: nothing
+// more will come.
 func awaitTimeouts(d *daemon, clients ...*silentClient) {
 	d.t.Helper()
 	waiting := map[string]bool{}
@@ -95,16 +93,17 @@ func awaitTimeouts(d *daemon, clients ...*silentClient) {
 	}
 }
 
-// What a request draws from the server when nobody acknowledges the answer: README quotes the table.
+// A request whose answer nobody acknowledges draws no more than this. README quotes the table.
 func TestAmplification(t *testing.T) {
 	t.Parallel()
+	testkit.SkipIfShort(t)
 	root := testkit.PublicFolder(t)
 	testkit.WriteFile(t, root+"/undionly.kpxe", make([]byte, 70_274))
 	testkit.WriteFile(t, root+"/a.0", nil)
 	testkit.Must(t, os.Truncate(root+"/a.0", 1<<32)) // ten digits of tsize
 	options := []string{"blksize", "1432", "tsize", "0"}
-	block := 4 + singleport.DefaultBlockSize
 	eachVictim(t, root, func(t *testing.T, f family, d *daemon, addr string) {
+		blocks := float64(3 * (f.headers + 4 + defaultBlockSize))
 		cases := []struct {
 			name      string
 			request   string
@@ -113,11 +112,11 @@ func TestAmplification(t *testing.T) {
 		}{
 			{"with options", rrq("undionly.kpxe", "octet", options...), 3, 3},
 			{"with one option, shortest name", rrq("a.0", "octet", "tsize", "0"), 3, 3},
-			{"without options", rrq("undionly.kpxe", "octet"), 3, float64(3*(f.headers+block)) / float64(f.headers+22)},
-			{"without options, shortest name", rrq("a.0", "octet"), 3, float64(3*(f.headers+block)) / float64(f.headers+12)},
+			{"without options", rrq("undionly.kpxe", "octet"), 3, blocks / float64(f.headers+22)},
+			{"without options, shortest name", rrq("a.0", "octet"), 3, blocks / float64(f.headers+12)},
 			{"refused name", rrq("undionly.key", "octet"), 1, 1.2},
 			{"absent file", rrq("absent.kpxe", "octet"), 1, 1.2},
-			{"WRQ", "\x00\x02undionly.kpxe\x00octet\x00", 1, 1.2},
+			{"WRQ", wrq("undionly.kpxe"), 1, 1.2},
 			{"mode mail", rrq("undionly.kpxe", "mail"), 1, 1.2},
 			{"refused name of one letter", rrq("x", "octet"), 1, 1.3},
 			{"mode and name of one letter", rrq("x", "x"), 1, 1.7},
@@ -142,22 +141,24 @@ func TestAmplification(t *testing.T) {
 				t.Errorf("%s: %d datagrams, want %d", c.name, datagrams, c.datagrams)
 			}
 			if factor > c.most {
-				t.Errorf("%s: %d bytes drew %d, %.2f times as many, want at most %.2f", c.name, sent[i], bytes, factor, c.most)
+				t.Errorf("%s: %d bytes drew %d, %.2f times as many, want at most %.2f",
+					c.name, sent[i], bytes, factor, c.most)
 			}
 		}
 		t.Logf("over %s, with IP and UDP headers:\n\n%s", f.name, table)
 	})
 }
 
-// Thousands of requests a second in one victim's name draw fewer bytes than they are, and no more than the bucket of its
-// prefix holds and refills; somebody else is served meanwhile.
+// Thousands of requests a second in one victim's name draw fewer bytes than they have, and no more
+// than README promises for the victim's network. Another client is served meanwhile.
 func TestForgedFlood(t *testing.T) {
 	t.Parallel()
+	testkit.SkipIfShort(t)
 	const (
 		ports    = 64
 		requests = 6000
 		burst    = 3     // requests in a millisecond
-		refill   = 4096  // bytes a second at the default rate, as README promises
+		refill   = 4096  // bytes a second at the default of -rate
 		full     = 32768 // bytes once
 	)
 	root := testkit.PublicFolder(t)
@@ -177,7 +178,8 @@ func TestForgedFlood(t *testing.T) {
 		for i := range requests {
 			sent += victims[i%ports].send(t, flood[i/ports%len(flood)])
 			if i == requests/2 {
-				if got, refusal := dial(t, d.addr).fetch(rrq("ipxe.efi", "octet"), nil); len(got) != len(content) || refusal != "" {
+				got, refusal := dial(t, d.addr).fetch(rrq("ipxe.efi", "octet"), nil)
+				if len(got) != len(content) || refusal != "" {
 					t.Errorf("another client got %d bytes, ERROR %q", len(got), refusal)
 				}
 			}
@@ -186,7 +188,7 @@ func TestForgedFlood(t *testing.T) {
 			}
 		}
 		flooded := time.Since(began)
-		// What begins now is given up last.
+		// The transfer that begins now is given up last.
 		last := newSilentClient(t, family{network: "udp4", victim: "127.0.10.1"}, d.addr)
 		last.send(t, flood[0])
 		awaitTimeouts(d, last)
@@ -197,10 +199,12 @@ func TestForgedFlood(t *testing.T) {
 			datagrams, drawn = datagrams+n, drawn+bytes
 		}
 		most := full + int(elapsed.Seconds()*refill) + 1
-		t.Logf("over %s: %d requests in %.1f s, %d bytes, drew %d datagrams, %d bytes in %.1f s: factor %.2f; the bucket gives %d",
-			f.name, requests, flooded.Seconds(), sent, datagrams, drawn, elapsed.Seconds(), float64(drawn)/float64(sent), most)
+		t.Logf("over %s: %d requests in %.1f s, %d bytes, drew %d datagrams, %d bytes in %.1f s: "+
+			"factor %.2f; the most is %d", f.name, requests, flooded.Seconds(), sent,
+			datagrams, drawn, elapsed.Seconds(), float64(drawn)/float64(sent), most)
 		if drawn > most || drawn >= sent || drawn == 0 {
-			t.Errorf("the victim received %d bytes, want at most %d and fewer than the %d that were sent", drawn, most, sent)
+			t.Errorf("the victim received %d bytes, want at most %d and fewer than the %d that were sent",
+				drawn, most, sent)
 		}
 	})
 }

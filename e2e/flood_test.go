@@ -1,4 +1,4 @@
-package main
+package e2e
 
 import (
 	"bytes"
@@ -35,14 +35,18 @@ func (f *flood) digits(n int) string { return strings.Repeat(f.pick("0", "1", "9
 
 func (f *flood) request() []byte {
 	value := func() string {
-		return f.pick("0", "1", "8", "512", "1428", "65464", "65535", "-1", "1e3", " 512", "", f.digits(20), f.digits(600))
+		return f.pick("0", "1", "8", "512", "1428", "65464", "65535", "-1", "1e3", " 512", "",
+			f.digits(20), f.digits(600))
 	}
 	var options []string
 	for range f.IntN(5) {
-		options = append(options, f.pick("blksize", "BLKSIZE", "tsize", "timeout", "windowsize", "multicast", "", "x\xff"), value())
+		options = append(options, f.pick("blksize", "BLKSIZE", "tsize", "timeout", "windowsize",
+			"multicast", "", "x\xff"), value())
 	}
-	name := f.pick("a.img", "empty.txt", "absent.txt", "../a.img", "a.key", "", string(f.bytes(f.IntN(40))), strings.Repeat("a/", 300))
-	return []byte(rrq(name, f.pick("octet", "octet", "netascii", "OcTeT", "mail", "", "octet\xff"), options...))
+	name := f.pick("a.img", "empty.txt", "absent.txt", "../a.img", "a.key", "",
+		string(f.bytes(f.IntN(40))), strings.Repeat("a/", 300))
+	mode := f.pick("octet", "octet", "netascii", "OcTeT", "mail", "", "octet\xff")
+	return []byte(rrq(name, mode, options...))
 }
 
 // next returns one datagram.
@@ -74,7 +78,8 @@ func (f *flood) next() []byte {
 	case 7:
 		return append([]byte(ack(uint16(f.IntN(3)))), f.bytes(500+f.IntN(1000))...)
 	case 8:
-		return append(binary.BigEndian.AppendUint16([]byte{0, 5}, uint16(f.IntN(9))), f.bytes(f.IntN(200))...)
+		code := binary.BigEndian.AppendUint16([]byte{0, 5}, uint16(f.IntN(9)))
+		return append(code, f.bytes(f.IntN(200))...)
 	case 9:
 		if f.IntN(20) > 0 {
 			return nil
@@ -86,13 +91,12 @@ func (f *flood) next() []byte {
 	return f.request()
 }
 
-// Hundreds of thousands of random and mutated datagrams on the wire: the daemon goes on to serve good clients, and what the flood took, in
-// memory and in descriptors, it gives back. FLYTFTP_FLOOD sets another number of datagrams.
+// Hundreds of thousands of random and mutated datagrams on the wire: the daemon goes on to serve
+// good clients, and gives back the memory and the descriptors that the flood took. FLYTFTP_FLOOD
+// sets another number of datagrams.
 func TestFlood(t *testing.T) {
+	testkit.SkipIfShort(t)
 	datagrams := 300_000
-	if testing.Short() {
-		datagrams = 30_000
-	}
 	if value := os.Getenv("FLYTFTP_FLOOD"); value != "" {
 		n, err := strconv.Atoi(value)
 		testkit.Must(t, err)
@@ -110,7 +114,8 @@ func TestFlood(t *testing.T) {
 		t.Helper()
 		c := dial(t, d.addr)
 		got, failure := c.fetch(rrq("a.img", "octet"), func(blocks int) {
-			for _, head := range []string{"\x00\x04\xff\xff", "\x00\x03\x00\x01", "\x00\x06blksize\x00", "\x00\x00", "\x00\x01", "\xff\xff\xff\xff"} {
+			for _, head := range []string{"\x00\x04\xff\xff", "\x00\x03\x00\x01",
+				"\x00\x06blksize\x00", "\x00\x00", "\x00\x01", "\xff\xff\xff\xff"} {
 				c.conn.Write(append([]byte(head), bytes.Repeat([]byte{'x'}, 513+f.IntN(2000))...))
 			}
 		})
@@ -120,12 +125,13 @@ func TestFlood(t *testing.T) {
 		c.conn.Close()
 	}
 	fetch()
-	// wait returns once what the flood began is over.
+	// wait returns when everything that the flood began is over.
 	wait := func(what string, met func() bool) {
 		t.Helper()
 		for deadline := time.Now().Add(2 * patience); !met(); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Errorf("%s: %d KiB resident, %d descriptors", what, d.residentKiB("VmRSS"), d.descriptors())
+				t.Errorf("%s: %d KiB resident, %d descriptors",
+					what, d.residentKiB("VmRSS"), d.descriptors())
 				return
 			}
 		}
@@ -145,26 +151,28 @@ func TestFlood(t *testing.T) {
 		for range datagrams / len(rounds) {
 			b := f.next()
 			sockets[f.IntN(len(sockets))].Write(b)
-			// The answer to a probe says that what was sent before it has been looked at, and was not lost in a full buffer.
+			// The answer to a probe says that the server has read all that came before it: nothing
+			// was lost in a full buffer.
 			if queued += len(b) + 700; queued > 60_000 {
 				queued = 0
 				probe.ask(rrq("absent.txt", "octet"))
 			}
 		}
 		fetch()
-		for _, socket := range sockets { // what it proved to be a client for would live for 30 s
+		for _, socket := range sockets { // a transfer that it confirmed would live for 30 s
 			socket.Write([]byte("\x00\x05\x00\x00the end\x00"))
 		}
 		wait("descriptors are not closed", func() bool { return d.descriptors() <= descriptors })
 		rounds[round] = d.residentKiB("VmRSS")
 	}
-	t.Logf("%d datagrams in %v; resident: %d KiB before, %d and %d after, %d at most", datagrams, time.Since(began).Round(time.Millisecond),
-		before, rounds[0], rounds[1], d.residentKiB("VmHWM"))
-	// What Go keeps for the next flood is bounded, and the next one takes no more.
+	t.Logf("%d datagrams in %v; resident: %d KiB before, %d and %d after, %d at most", datagrams,
+		time.Since(began).Round(time.Millisecond), before, rounds[0], rounds[1], d.residentKiB("VmHWM"))
+	// Go may keep some for the next flood, and the next one takes no more.
 	const kept, growth = 12 << 10, 4 << 10 // KiB
 	wait("memory is not given back", func() bool { return d.residentKiB("VmRSS") <= before+kept })
 	if rounds[1] > rounds[0]+growth {
-		t.Errorf("%d KiB resident after the first half of the flood, %d after the second", rounds[0], rounds[1])
+		t.Errorf("%d KiB resident after the first half of the flood, %d after the second",
+			rounds[0], rounds[1])
 	}
 	fetch()
 	if strings.Contains(d.logged(), "panic") {
