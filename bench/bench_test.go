@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // contents returns n bytes that are the same in every run.
@@ -183,6 +185,7 @@ func TestRelayDelaysAndFollowsThePort(t *testing.T) {
 }
 
 func TestTransfersSurviveALossyRelay(t *testing.T) {
+	testkit.SkipIfShort(t)
 	file := contents(20_000)
 	server := multiPort(t, file, 1000, 2, func(int) bool { return false })
 	link, err := newRelay(server, 2*time.Millisecond, 0.04, 1)
@@ -210,7 +213,7 @@ func TestChildrenCount(t *testing.T) {
 	}
 	counter := openTaskClock(p.Process.Pid)
 	if counter < 0 {
-		skip(t, "no perf counters for this user")
+		testkit.Skip(t, "no perf counters for this user")
 	}
 	s := &process{cmd: p, forks: true, perf: counter}
 	if err := p.Wait(); err != nil {
@@ -225,15 +228,6 @@ func TestChildrenCount(t *testing.T) {
 func startChildren() (*exec.Cmd, error) {
 	cmd := exec.Command("sh", "-c", "sleep 0.2; (i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done); exit 0")
 	return cmd, cmd.Start()
-}
-
-// skip is visible, and a failure where every tool has to be there.
-func skip(t *testing.T, why string) {
-	t.Helper()
-	if os.Getenv("FLYTFTP_NO_SKIP") == "1" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }
 
 func TestPercentile(t *testing.T) {

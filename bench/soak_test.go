@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // What a transfer of a file that changes may come to, and what breaks the promise.
@@ -51,6 +53,7 @@ func TestFaultPromises(t *testing.T) {
 
 // A client whose patience is over asks from another port, and its transfer took as long as it waited in all.
 func TestPatience(t *testing.T) {
+	testkit.SkipIfShort(t)
 	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)

@@ -77,6 +77,9 @@ func bombard(t *testing.T, addr string, b bombardment, stop func(rounds int) boo
 
 // What is known of the library is true: each of these ends the process of the bare one.
 func TestBareLibraryPanics(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	folder := t.TempDir()
 	program := filepath.Join(folder, "bare")
 	if out, err := exec.Command("go", "build", "-o", program, "../bench/bare").CombinedOutput(); err != nil {
@@ -191,6 +194,9 @@ func TestBombardmentsAreSurvived(t *testing.T) {
 			if b.racy {
 				rounds = 4000
 			}
+			if testing.Short() {
+				rounds /= 10
+			}
 			bombard(t, addr, b, func(n int) bool { return n > rounds })
 			fetchSmall(t, addr)
 			if panics := observer.panics(); len(panics) != 0 {
@@ -287,6 +293,9 @@ func goroutines() (count int, stacks string) {
 
 // After more than 10,000 transfers of all kinds nothing is left.
 func TestNothingIsLeft(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	files := map[string][]byte{"a": content(100_000), "b": content(700), "c": nil}
 	inRig(t, files, generous, 20, func(t *testing.T, n *rig) {
 		n.both(path{delay: time.Millisecond, loss: 0.001})

@@ -320,6 +320,9 @@ func TestEveryClientOverEveryLink(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			for i := range models {
+				if testing.Short() && i%3 != 0 {
+					continue
+				}
 				m := &models[i]
 				files := edges(m.size(), m.window(), min(200_000, c.most*m.size()))
 				inRig(t, files, generous, uint64(i), func(t *testing.T, n *rig) {
@@ -362,6 +365,9 @@ func TestEveryClientOverEveryLink(t *testing.T) {
 
 // Block numbers go on with 0 after 65535, in the middle of a window and of a segment, with and without losses.
 func TestBlockNumbersWrap(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	files := map[string][]byte{"a": content(65536*8 + 8*100 + 3), "b": content(65535 * 8), "c": content(65536 * 8)}
 	for _, window := range []int{1, 3, 64, 1000} {
 		m := model{name: fmt.Sprint("window ", window), blockSize: 8, windowSize: window, requests: seconds(1.0003), quiet: 1000300 * time.Microsecond, deaf: true}
