@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -20,8 +21,26 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// program is the path of the daemon that the tests start.
-var program string
+// built is the path of the program that buildAndRun built. Tests call program.
+var built string
+
+// program returns the path of the daemon that the tests start.
+func program() string {
+	readSourceFolders()
+	return built
+}
+
+// readSourceFolders makes a test that starts the program run again after a change of the source:
+// `go test` repeats its last result until a file or a folder changes that the test has read itself,
+// and it is `go build` that reads the source.
+var readSourceFolders = sync.OnceFunc(func() {
+	filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && path != ".." && strings.HasPrefix(entry.Name(), ".") {
+			return fs.SkipDir
+		}
+		return nil
+	})
+})
 
 func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
 
@@ -33,19 +52,26 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(folder)
-	program = filepath.Join(folder, "flytftp")
+	built = filepath.Join(folder, "flytftp")
 	// Without cgo, as it is shipped: only then can the process drop all privileges.
-	build := exec.Command("go", "build", "-o", program, "..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
+	err = build(built, "CGO_ENABLED=0")
 	if err == nil {
 		err = os.Chmod(folder, 0o755) // some tests start the program as another user
 	}
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s%v\n", out, err)
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return m.Run()
+}
+
+func build(path, cgo string) error {
+	cmd := exec.Command("go", "build", "-o", path, "..")
+	cmd.Env = append(os.Environ(), cgo)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // patience bounds what should take milliseconds, for a machine that is busy with other work.
@@ -53,7 +79,7 @@ const patience = 30 * time.Second
 
 // command prepares the program with nothing of the caller's environment but PATH, and with env.
 func command(ctx context.Context, env []string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, program, args...)
+	cmd := exec.CommandContext(ctx, program(), args...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
 	return cmd
 }
@@ -99,7 +125,7 @@ func start(t *testing.T, root string, args ...string) *daemon {
 func startLimited(t *testing.T, files int, root string, args ...string) *daemon {
 	t.Helper()
 	limit := fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, files)
-	args = append([]string{"-c", limit, program, "-listen", "127.0.0.1:0", "-root", root}, args...)
+	args = append([]string{"-c", limit, program(), "-listen", "127.0.0.1:0", "-root", root}, args...)
 	shell := exec.Command("sh", args...)
 	shell.Env = []string{"PATH=" + os.Getenv("PATH")}
 	return startCommand(t, shell)

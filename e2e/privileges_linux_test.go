@@ -69,7 +69,7 @@ func TestOlderKernel(t *testing.T) {
 	}
 	self, err := os.Executable()
 	testkit.Must(t, err)
-	cmd := exec.Command(self, program, "-listen", "127.0.0.1:0", "-root", folder)
+	cmd := exec.Command(self, program(), "-listen", "127.0.0.1:0", "-root", folder)
 	cmd.Env = []string{olderKernel + "=1"}
 	d := startCommand(t, cmd)
 	for _, line := range []string{
@@ -92,12 +92,9 @@ func TestBuiltWithCgo(t *testing.T) {
 	}
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
+	readSourceFolders()
 	path := filepath.Join(t.TempDir(), "flytftp")
-	build := exec.Command("go", "build", "-o", path, "..")
-	build.Env = append(os.Environ(), "CGO_ENABLED=1")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	testkit.Must(t, build(path, "CGO_ENABLED=1"))
 	d := startCommand(t, exec.Command(path, "-listen", "127.0.0.1:0", "-root", folder))
 	const (
 		less     = `why="built with cgo: build with CGO_ENABLED=0"` + "\n"

@@ -115,7 +115,7 @@ func TestDropPrivilegesFails(t *testing.T) {
 	folder := testkit.PublicFolder(t)
 	for bounds, step := range map[string]string{"-all": "setgroups", "-all,+setgid": "setuid"} {
 		out, err := exec.Command("setpriv", "--bounding-set="+bounds,
-			program, "-listen", "127.0.0.1:0", "-root", folder).CombinedOutput()
+			program(), "-listen", "127.0.0.1:0", "-root", folder).CombinedOutput()
 		exit, ok := errors.AsType[*exec.ExitError](err)
 		want := "flytftp: cannot become user 65532:65532: " + step + ": operation not permitted: "
 		if !ok || exit.ExitCode() != 1 || !strings.HasPrefix(string(out), want) ||
