@@ -9,8 +9,8 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// answerUDP answers every datagram on a loopback port with the datagram that reply returns. It stays
-// silent where that is empty.
+// answerUDP answers every datagram on a loopback port with the datagram that reply returns, unless
+// that is empty.
 func answerUDP(t *testing.T, reply func(count int) string) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")

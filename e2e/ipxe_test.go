@@ -65,7 +65,7 @@ reboot
 	}
 }
 
-// The script that is served jumps to labels that it has. Everything else about it takes iPXE to try.
+// The script that is served jumps to labels that it has. The rest of it takes iPXE to try.
 func TestBootScript(t *testing.T) {
 	script := testkit.ReadText(t, "../files/boot.ipxe")
 	if !strings.HasPrefix(script, "#!ipxe\n") {

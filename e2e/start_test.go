@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -92,7 +93,8 @@ func TestHelp(t *testing.T) {
 	if options := strings.Count(stdout, "\n  -"); len(rows) == 0 || options != len(rows) {
 		t.Errorf("%d options, README.md has %d", options, len(rows))
 	}
-	if !strings.HasPrefix(stdout, "flytftp serves ") || t.Failed() {
+	extensions := regexp.MustCompile(`\nBoot files are named:\n( ( \.[a-z0-9]+)+\n)+$`)
+	if !strings.HasPrefix(stdout, "flytftp serves ") || !extensions.MatchString(stdout) || t.Failed() {
 		t.Errorf("-h prints\n%s", stdout)
 	}
 }
