@@ -25,6 +25,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY *.go ./
+COPY sandbox sandbox
 COPY singleport singleport
 ARG TARGETOS TARGETARCH TARGETVARIANT
 ARG VERSION=devel

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"flytftp/sandbox"
 	"flytftp/singleport"
 )
 
@@ -17,7 +18,7 @@ type config struct {
 	root        string
 	allow       allowList
 	limits      singleport.Config
-	user        string
+	user        sandbox.User
 	grace       time.Duration
 	healthcheck bool
 	version     bool
@@ -120,9 +121,8 @@ func (c *config) setAllow(value string) (err error) {
 	return err
 }
 
-func (c *config) setUser(value string) error {
-	c.user = value
-	_, _, _, err := parseUser(value)
+func (c *config) setUser(value string) (err error) {
+	c.user, err = sandbox.ParseUser(value)
 	return err
 }
 

@@ -28,7 +28,7 @@ func TestParse(t *testing.T) {
 		{"", nil, func(c *config) bool {
 			return slices.Equal(c.listen, []string{":69"}) && c.root == "files" && c.allow[".efi"] && !c.allow[""] && !c.allow["*"] &&
 				c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
-				c.user == "65532:65532" && c.grace == 4*time.Second && !c.healthcheck && !c.version
+				c.user.String() == "65532:65532" && c.grace == 4*time.Second && !c.healthcheck && !c.version
 		}},
 		{"", []string{"FLY_APP_NAME=x"}, func(c *config) bool { return slices.Equal(c.listen, []string{"fly-global-services:69"}) }},
 		{"", []string{"FLY_APP_NAME=x", "TFTP_LISTEN=:70"}, func(c *config) bool { return slices.Equal(c.listen, []string{":70"}) }},
@@ -38,7 +38,7 @@ func TestParse(t *testing.T) {
 			return slices.Equal(c.listen, []string{"127.0.0.1:0", "[::1]:7", "host:9"})
 		}},
 		{"-root /srv/tftp -allow txt,none -user root", nil, func(c *config) bool {
-			return c.root == "/srv/tftp" && c.allow[".txt"] && c.allow[""] && !c.allow[".efi"] && c.user == "root"
+			return c.root == "/srv/tftp" && c.allow[".txt"] && c.allow[""] && !c.allow[".efi"] && c.user.String() == "root"
 		}},
 		{"-max-blksize 512 -max-windowsize 1 -max-transfers 1 -rate 1 -grace 0s", nil, func(c *config) bool {
 			return c.limits.MaxBlockSize == 512 && c.limits.MaxWindowSize == 1 && c.limits.MaxTransfers == 1 && c.limits.Rate == 1 && c.grace == 0
@@ -49,7 +49,7 @@ func TestParse(t *testing.T) {
 					c.limits.Rate == 1000000 && c.grace == time.Hour
 			}},
 		{"", []string{"TFTP_ROOT=/a", "TFTP_ALLOW=*", "TFTP_USER=1:2"}, func(c *config) bool {
-			return c.root == "/a" && c.allow["*"] && c.user == "1:2"
+			return c.root == "/a" && c.allow["*"] && c.user.String() == "1:2"
 		}},
 		{"", []string{"TFTP_ROOT="}, func(c *config) bool { return c.root == "files" }},
 		{"-healthcheck -listen :70", nil, func(c *config) bool { return c.healthcheck && c.listen[0] == ":70" }},

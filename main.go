@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"flytftp/sandbox"
 	"flytftp/singleport"
 )
 
@@ -68,7 +69,7 @@ func run(c *config) error {
 	}
 
 	// Nothing after the bind needs root, and no datagram has been read yet.
-	report, err := dropPrivileges(c.user)
+	report, err := sandbox.DropPrivileges(c.user)
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func run(c *config) error {
 	}
 
 	// The fences last: they forbid what the steps before did.
-	reports, err := fence(root)
+	reports, err := sandbox.Fence(root)
 	if err != nil {
 		return err
 	}

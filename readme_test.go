@@ -164,7 +164,7 @@ func TestReadmeFileMap(t *testing.T) {
 			}
 		}
 	}
-	for _, folder := range []string{".", "singleport", "bench", "bench/*"} {
+	for _, folder := range []string{".", "sandbox", "singleport", "bench", "bench/*"} {
 		paths, err := filepath.Glob(folder + "/*.go")
 		testkit.Must(t, err)
 		for _, path := range paths {

@@ -73,9 +73,9 @@ func TestOlderKernel(t *testing.T) {
 	cmd.Env = []string{olderKernel + "=1"}
 	d := startCommand(t, cmd)
 	for _, line := range []string{
-		becameUser + "65532:65532 capabilities=0x0 no_new_privs=on",
-		fences + `landlock=off why="function not implemented"`,
-		fences + `seccomp=off why="function not implemented"`,
+		runningAs + "65532:65532 capabilities=0x0 no_new_privs=on",
+		sandbox + `landlock=off why="function not implemented"`,
+		sandbox + `seccomp=off why="function not implemented"`,
 	} {
 		if !strings.Contains(d.logged(), line+"\n") {
 			t.Errorf("no line %s", line)
@@ -96,16 +96,19 @@ func TestBuiltWithCgo(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "flytftp")
 	testkit.Must(t, build(path, "CGO_ENABLED=1"))
 	d := startCommand(t, exec.Command(path, "-listen", "127.0.0.1:0", "-root", folder))
-	const (
-		less     = `why="built with cgo: build with CGO_ENABLED=0"` + "\n"
-		noFences = fences + "landlock=off seccomp=off " + less
-	)
-	log := d.logged()
-	if !strings.Contains(log, " no_new_privs=off "+less) || !strings.Contains(log, noFences) {
-		t.Errorf("log %q", log)
+	who := fmt.Sprintf("%s%d:%d capabilities=", runningAs, os.Geteuid(), os.Getegid())
+	if os.Geteuid() == 0 {
+		who = runningAs + "65532:65532 capabilities=0x0 "
 	}
-	if os.Geteuid() == 0 && !strings.HasPrefix(log, becameUser+"65532:65532 capabilities=0x0 ") {
-		t.Errorf("log %q", log)
+	lines := strings.Split(d.logged(), "\n")
+	const why = ` why="built with cgo, where the C library makes the threads: build with CGO_ENABLED=0"`
+	for i, beginning := range []string{who, sandbox + "landlock=off ", sandbox + "seccomp=off "} {
+		if !strings.HasPrefix(lines[i], beginning) || !strings.HasSuffix(lines[i], why) {
+			t.Errorf("line %d is not %q, and why: %q", i+1, beginning, lines)
+		}
+	}
+	if !strings.Contains(lines[0], " no_new_privs=off ") || !strings.HasPrefix(lines[3], "serving ") {
+		t.Errorf("log %q", lines)
 	}
 	fetches(t, d.addr, "a.txt", "hello")
 }

@@ -15,12 +15,10 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// The beginnings of the log's lines about the user that the program started as or became, and
-// about the fences of the kernel.
+// The beginnings of the log's lines about the user that the program runs as, and about its sandbox.
 const (
-	stayedUser = "stayed user="
-	becameUser = "became user="
-	fences     = "fenced "
+	runningAs = "running as user="
+	sandbox   = "sandbox "
 )
 
 // needRoot skips a test that only root can make.
@@ -44,16 +42,16 @@ func asUser(t *testing.T, cmd *exec.Cmd) {
 func TestReportsOfPrivileges(t *testing.T) {
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
-	want := map[string]string{"65532:65532": stayedUser, "root": stayedUser}
+	own := fmt.Sprintf("%s%d:%d ", runningAs, os.Geteuid(), os.Getegid())
+	want := map[string]string{"65532:65532": own, "root": own}
 	if os.Geteuid() == 0 {
-		want["65532:65532"] = becameUser + "65532:65532 "
-		want["root"] = stayedUser + "0:0 "
+		want["65532:65532"] = runningAs + "65532:65532 "
 	}
 	for user, report := range want {
 		d := start(t, folder, "-user", user)
 		fetches(t, d.addr, "a.txt", "hello")
 		lines := strings.Split(d.logged(), "\n")
-		for i, beginning := range []string{report, fences + "landlock=", fences + "seccomp=", "serving "} {
+		for i, beginning := range []string{report, sandbox + "landlock=", sandbox + "seccomp=", "serving "} {
 			if !strings.HasPrefix(lines[i], beginning) {
 				t.Errorf("%s: line %d is not %q: %q", user, i+1, beginning, lines)
 			}

@@ -1,4 +1,4 @@
-package main
+package sandbox
 
 import (
 	"fmt"
@@ -9,36 +9,42 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// On Linux, capabilities, no_new_privs and Landlock domains belong to threads, and the runtime had several before main began.
-// syscall.AllThreadsSyscall reaches them all, but not where cgo is linked: `go run` on a machine with a C compiler does that. Such a
-// program still serves, with less, and says so.
-const builtWithCgo = `"built with cgo: build with CGO_ENABLED=0"`
+// builtWithCgo is why a program that links the C library, as "go run" makes one where it finds a
+// C compiler, has neither no_new_privs nor fences. Capabilities and Landlock hold for one thread,
+// and syscall.AllThreadsSyscall, which sets them on all, refuses to work beside C. seccomp
+// reaches all threads by itself, but each C library makes new ones in its own way (glibc with
+// clone3, whose flags no filter sees), and one call that is missing in the list aborts the
+// server.
+const builtWithCgo = "built with cgo, where the C library makes the threads: build with CGO_ENABLED=0"
 
 func isBuiltWithCgo() bool {
 	_, _, errno := syscall.AllThreadsSyscall(syscall.SYS_GETPID, 0, 0, 0)
 	return errno == syscall.ENOTSUP
 }
 
-// boundCapabilities takes every capability out of the bounding set, where this process may (CAP_SETPCAP): no file that is executed
-// can bring it back. That is the second lock on a door that no_new_privs shuts, so it may fail.
+// boundCapabilities takes every capability out of the bounding set, where this process may
+// (CAP_SETPCAP), so that no file that is executed can bring one back. no_new_privs shuts the same
+// door; this is its second lock, and may fail.
 func boundCapabilities() {
 	for capability := uintptr(0); ; capability++ {
 		// EINVAL after the last one that the kernel knows.
-		if _, _, errno := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, unix.PR_CAPBSET_DROP, capability, 0); errno != 0 {
+		_, _, errno := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, unix.PR_CAPBSET_DROP, capability, 0)
+		if errno != 0 {
 			return
 		}
 	}
 }
 
-// dropCapabilities gives up all capabilities, and with no_new_privs all ways to gain any. Root that stays root keeps one of those to
-// read files that belong to others: without it, it would read less than the user that it does not want to be.
+// dropCapabilities gives up all capabilities, and with no_new_privs all ways to gain any. Root
+// that stays root keeps one to read the files of others: without it, root would read less than
+// the user that it does not want to be.
 func dropCapabilities() (report string, err error) {
 	permitted, err := capabilities()
 	if err != nil {
 		return "", err
 	}
 	if isBuiltWithCgo() {
-		return fmt.Sprintf("capabilities=%#x no_new_privs=off why=%s", permitted, builtWithCgo), nil
+		return fmt.Sprintf("capabilities=%#x no_new_privs=off why=%q", permitted, builtWithCgo), nil
 	}
 	var keep uint64
 	if os.Geteuid() == 0 {
@@ -53,7 +59,8 @@ func dropCapabilities() (report string, err error) {
 		{Effective: uint32(keep), Permitted: uint32(keep)},
 		{Effective: uint32(keep >> 32), Permitted: uint32(keep >> 32)},
 	}
-	if _, _, errno := syscall.AllThreadsSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0); errno != 0 {
+	_, _, errno := syscall.AllThreadsSyscall(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0)
+	if errno != 0 {
 		return "", fmt.Errorf("cannot drop capabilities: %w", errno)
 	}
 	if err := forbidNewPrivileges(); err != nil {
@@ -62,7 +69,7 @@ func dropCapabilities() (report string, err error) {
 	return fmt.Sprintf("capabilities=%#x no_new_privs=on", keep), nil
 }
 
-// forbidNewPrivileges sets no_new_privs, without which the kernel takes fences from root alone.
+// forbidNewPrivileges sets no_new_privs, without which the kernel accepts fences from root alone.
 func forbidNewPrivileges() error {
 	if _, _, errno := syscall.AllThreadsSyscall(syscall.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); errno != 0 {
 		return fmt.Errorf("cannot set no_new_privs: %w", errno)
@@ -74,7 +81,8 @@ func forbidNewPrivileges() error {
 func capabilities() (uint64, error) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
-	if _, _, errno := syscall.RawSyscall(syscall.SYS_CAPGET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0); errno != 0 {
+	_, _, errno := syscall.RawSyscall(syscall.SYS_CAPGET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&data)), 0)
+	if errno != 0 {
 		return 0, fmt.Errorf("cannot read capabilities: %w", errno)
 	}
 	return uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted), nil

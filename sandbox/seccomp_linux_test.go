@@ -1,4 +1,4 @@
-package main
+package sandbox
 
 import (
 	"encoding/binary"
@@ -17,8 +17,8 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// judge runs the filter as the kernel does. The virtual machine reads big-endian words; so written, the low halves are where the
-// kernel of a little-endian machine has them.
+// judge runs the filter as the kernel does. The virtual machine reads big-endian words; so
+// written, the low halves are where the kernel of a little-endian machine has them.
 func judge(t *testing.T, program []syscall.SockFilter, audit, number uint32, args ...uint64) uint32 {
 	t.Helper()
 	var raw []bpf.RawInstruction
@@ -43,7 +43,8 @@ func judge(t *testing.T, program []syscall.SockFilter, audit, number uint32, arg
 	return uint32(verdict)
 }
 
-// callNumbers returns the numbers of an architecture's system calls, from the source of golang.org/x/sys/unix.
+// callNumbers returns the numbers of an architecture's system calls, from the source of
+// golang.org/x/sys/unix.
 func callNumbers(t *testing.T, arch string) map[string]uint32 {
 	t.Helper()
 	folder, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
@@ -68,7 +69,7 @@ const (
 	killed  = uint32(unix.SECCOMP_RET_KILL_PROCESS)
 )
 
-// The numbers of the list are those of the calls that it is meant to allow, and no other passes.
+// The list allows the calls that it is meant to allow, by their numbers, and no others.
 func TestFilterNumbers(t *testing.T) {
 	const pid = 4711
 	pass := map[string][]uint64{ // with arguments that pass
@@ -96,7 +97,8 @@ func TestFilterNumbers(t *testing.T) {
 			if got := judge(t, program, audit, number, args...); got != want {
 				t.Errorf("%s %s (%d): %#x, want %#x", arch, name, number, got, want)
 			}
-			// The x32 convention of amd64 has the same architecture and this bit (asm/unistd.h __X32_SYSCALL_BIT).
+			// The x32 convention of amd64 has the same architecture and this bit (asm/unistd.h
+			// __X32_SYSCALL_BIT).
 			if got := judge(t, program, audit, number|1<<30, args...); got != refused {
 				t.Errorf("%s %s (%d), x32: %#x", arch, name, number, got)
 			}
@@ -117,10 +119,11 @@ func TestFilterNumbers(t *testing.T) {
 	}
 }
 
-// Of the flags, the bits of O_DIRECTORY, O_NOFOLLOW, O_DIRECT and O_LARGEFILE differ between the architectures.
+// Arguments are judged as the kernel reads them. The bits of O_DIRECTORY, O_NOFOLLOW, O_DIRECT
+// and O_LARGEFILE differ between the architectures.
 func TestFilterArguments(t *testing.T) {
 	const pid = 4711
-	const high = 1 << 32 // what the kernel ignores, no check may trip over
+	const high = 1 << 32 // the kernel ignores these bits, so no check may trip over them
 	open := func(flags uint64) []uint64 { return []uint64{^uint64(99), 1, flags, 0} }
 	for arch, audit := range map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64} {
 		directory, nofollow := uint64(0x10000), uint64(0x20000)
@@ -171,43 +174,6 @@ func TestFilterArguments(t *testing.T) {
 			if got := judge(t, program, audit, numbers[c.name], c.args...); got != c.want {
 				t.Errorf("%s: %s %#x: %#x, want %#x", arch, c.name, c.args, got, c.want)
 			}
-		}
-	}
-}
-
-// What a Landlock forbids depends on its ABI, and signals on its errata: on a kernel with erratum 2 the runtime would hang.
-func TestHandled(t *testing.T) {
-	for _, c := range []struct {
-		abi, errata uintptr
-		fs          uint64
-		net, scoped uint64
-		report      string
-	}{
-		{1, 0, 0x1fff, 0, 0, "landlock=abi1 files=beneath-root"},
-		{2, 0, 0x3fff, 0, 0, "landlock=abi2 files=beneath-root"},
-		{3, 0, 0x7fff, 0, 0, "landlock=abi3 files=beneath-root"},
-		{4, 0, 0x7fff, 3, 0, "landlock=abi4 files=beneath-root tcp=none"},
-		{5, 3, 0xffff, 3, 0, "landlock=abi5 files=beneath-root tcp=none"},
-		{6, 1, 0xffff, 3, 1, "landlock=abi6 files=beneath-root tcp=none"},
-		{6, 3, 0xffff, 3, 3, "landlock=abi6 files=beneath-root tcp=none signals=none"},
-		{9, 7, 0xffff, 3, 3, "landlock=abi9 files=beneath-root tcp=none signals=none"},
-	} {
-		attr, report := handled(c.abi, c.errata)
-		want := unix.LandlockRulesetAttr{Handled_access_fs: c.fs, Handled_access_net: c.net, Scoped: c.scoped}
-		if attr != want || report != c.report {
-			t.Errorf("ABI %d, errata %#x: %+v %q", c.abi, c.errata, attr, report)
-		}
-	}
-}
-
-// A fence that the kernel does not have is left out; one that it has and that fails is not.
-func TestMissing(t *testing.T) {
-	for errno, want := range map[syscall.Errno]bool{
-		0: false, syscall.ENOSYS: true, syscall.EOPNOTSUPP: true, syscall.EINVAL: true, syscall.EPERM: true,
-		syscall.EACCES: false, syscall.ENOMEM: false, syscall.ESRCH: false, syscall.E2BIG: false,
-	} {
-		if missing(errno) != want {
-			t.Errorf("%v: %v", errno, !want)
 		}
 	}
 }

@@ -1,7 +1,6 @@
-package main
+package sandbox
 
 import (
-	"fmt"
 	"os"
 	"runtime"
 	"syscall"
@@ -10,24 +9,29 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// call is a system call that serving needs: its number on each architecture, and what must hold for one of its arguments.
+// call is a system call that serving needs: its number on each architecture, and the condition
+// that one of its arguments must meet.
 type call struct {
 	amd64, arm64 uint16
 	arg          uint8  // 0 is the first
 	mask, want   uint32 // arg&mask == want; a mask of 0 lets every argument pass
 }
 
-// readFlags are the flags of openat that do not write: O_NONBLOCK, O_CLOEXEC, and O_DIRECT, O_DIRECTORY, O_NOFOLLOW and O_LARGEFILE, which are
-// the same four bits on both architectures, in another order. O_RDONLY is 0.
+// readFlags are the flags of openat that do not write: O_NONBLOCK, O_CLOEXEC, and O_DIRECT,
+// O_DIRECTORY, O_NOFOLLOW and O_LARGEFILE, which are the same four bits on both architectures, in
+// another order. O_RDONLY is 0.
 const readFlags = unix.O_NONBLOCK | unix.O_CLOEXEC | 0x3c000
 
-// threadFlags are the flags of clone that the runtime makes a thread with (runtime/os_linux.go cloneFlags), but for CLONE_SETTLS, which it
-// adds on some architectures. With CLONE_THREAD no process can come of it.
-const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND | unix.CLONE_SYSVSEM | unix.CLONE_THREAD
+// threadFlags are the flags of clone with which the runtime makes a thread (runtime/os_linux.go
+// cloneFlags), except for CLONE_SETTLS, which it adds on some architectures. With CLONE_THREAD,
+// clone cannot make a process.
+const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLONE_SIGHAND |
+	unix.CLONE_SYSVSEM | unix.CLONE_THREAD
 
-// calls returns the list of what is allowed in the process with that id. It allows rather than denies, because it can: the program is one
-// static binary, so what it calls is known, and what kernels will yet bring is refused without being known. What is used most comes
-// first, for kernels before 5.11, which run through the list at every call.
+// calls returns the list of the calls that the process with that id may make. A list of what is
+// allowed also refuses the calls of kernels to come, and it can be complete: the program is one
+// static binary, so its calls are known. The most frequent ones come first, because kernels
+// before 5.11 walk the list at every call.
 func calls(pid uint32) []call {
 	return []call{
 		// Datagrams, on the sockets that are there: no socket, bind or connect.
@@ -63,7 +67,7 @@ func calls(pid uint32) []call {
 		{amd64: 9, arm64: 222, arg: 2, mask: unix.PROT_EXEC},                     // mmap
 		{amd64: 11, arm64: 215},                                                  // munmap
 		{amd64: 10, arm64: 226, arg: 2, mask: unix.PROT_EXEC},                    // mprotect
-		{amd64: 157, arm64: 167, arg: 0, mask: 1<<32 - 1, want: unix.PR_SET_VMA}, // prctl: the runtime names its memory
+		{amd64: 157, arm64: 167, arg: 0, mask: 1<<32 - 1, want: unix.PR_SET_VMA}, // prctl: to name memory
 
 		// The birth and death of threads, and of the process.
 		{amd64: 56, arm64: 220, arg: 0, mask: ^uint32(unix.CLONE_SETTLS), want: threadFlags}, // clone
@@ -74,7 +78,7 @@ func calls(pid uint32) []call {
 		{amd64: 60, arm64: 93},   // exit
 		{amd64: 231, arm64: 94},  // exit_group
 
-		// What else the runtime may come to need late.
+		// The runtime may need these late.
 		{amd64: 219, arm64: 128}, // restart_syscall, after a SIGSTOP
 		{amd64: 318, arm64: 278}, // getrandom
 		{amd64: 291, arm64: 20},  // epoll_create1
@@ -84,15 +88,17 @@ func calls(pid uint32) []call {
 	}
 }
 
-// Where in the kernel's struct seccomp_data the filter finds what it judges. Of arguments only the low half, on these little-endian
-// architectures the first: the kernel ignores the other where call has a mask.
+// Offsets in the kernel's struct seccomp_data, in bytes. Of an argument the filter reads the low
+// half, which comes first on these little-endian architectures: the kernel ignores the high half
+// of every argument for which a call has a mask.
 const (
 	offsetNumber = 0
 	offsetArch   = 4
 	offsetArgs   = 16
 )
 
-// filter returns the program that the kernel judges every system call with, or nil for an architecture without one.
+// filter returns the program by which the kernel judges every system call, or nil for an
+// architecture that has no list.
 func filter(arch string, pid uint32) []syscall.SockFilter {
 	var audit uint32
 	switch arch {
@@ -104,7 +110,8 @@ func filter(arch string, pid uint32) []syscall.SockFilter {
 		return nil
 	}
 	const (
-		// An error, not the end: a call that was forgotten here must not be a way to kill the server.
+		// An error, not the end of the process: a call that the list forgot must not be a way to
+		// kill it.
 		refuse = unix.SECCOMP_RET_ERRNO | uint32(syscall.EPERM)
 		allow  = unix.SECCOMP_RET_ALLOW
 	)
@@ -118,7 +125,7 @@ func filter(arch string, pid uint32) []syscall.SockFilter {
 		return syscall.SockFilter{Code: syscall.BPF_RET | syscall.BPF_K, K: verdict}
 	}
 	program := []syscall.SockFilter{
-		// The numbers mean other calls in another architecture's convention (32-bit calls of a 64-bit process): no mistake comes this way.
+		// 32-bit calls of a 64-bit process have numbers of their own. No mistake leads here.
 		load(offsetArch),
 		{Code: syscall.BPF_JMP | syscall.BPF_JEQ | syscall.BPF_K, Jt: 1, K: audit},
 		end(unix.SECCOMP_RET_KILL_PROCESS),
@@ -148,24 +155,25 @@ func filter(arch string, pid uint32) []syscall.SockFilter {
 func seccomp() (report string, err error) {
 	program := filter(runtime.GOARCH, uint32(os.Getpid()))
 	if program == nil {
-		return `seccomp=off why="no filter for ` + runtime.GOARCH + `"`, nil
+		return off("seccomp", "no filter for "+runtime.GOARCH), nil
 	}
 	errno := install(program)
 	if missing(errno) {
-		return fmt.Sprintf("seccomp=off why=%q", errno), nil
+		return off("seccomp", errno.Error()), nil
 	}
 	if errno != 0 {
 		return "", errno
 	}
-	return "seccomp=on", nil
+	return "sandbox seccomp=on", nil
 }
 
 // install puts the filter on all threads.
 func install(program []syscall.SockFilter) syscall.Errno {
 	prog := syscall.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	thread, _, errno := syscall.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
+	thread, _, errno := syscall.RawSyscall(unix.SYS_SECCOMP,
+		unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
 	if errno == 0 && thread != 0 {
-		return syscall.ESRCH // a thread has a filter of its own; then none has this one
+		return syscall.ESRCH // that thread has a filter of its own, and this one is on no thread
 	}
 	return errno
 }
