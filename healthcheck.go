@@ -10,14 +10,15 @@ import (
 )
 
 const (
-	checkTime = 2800 * time.Millisecond // container engines wait 3 s and more
+	checkTime = 2800 * time.Millisecond // container engines wait at least 3 s
 	checkPace = 700 * time.Millisecond  // until an unanswered RRQ is sent again
 )
 
-// checkRequest asks for the empty name, which every server refuses: an answer costs no file and no transfer.
+// checkRequest is an RRQ for the empty name. The server refuses that before it touches the disk, so
+// the check opens no file, and passes over an empty folder.
 var checkRequest = []byte("\x00\x01\x00octet\x00")
 
-// healthcheck returns nil when a TFTP server answers at every address of -listen.
+// healthcheck returns nil if a TFTP server answers at every address of -listen.
 func healthcheck(addrs []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
 	defer cancel()
@@ -36,7 +37,7 @@ func healthcheck(addrs []string) error {
 	return nil
 }
 
-// reachable returns the loopback address for a wildcard one.
+// reachable returns the host to ask for a server that is bound to host: loopback for a wildcard.
 func reachable(host string) string {
 	ip, err := netip.ParseAddr(host)
 	switch {
@@ -48,7 +49,7 @@ func reachable(host string) string {
 	return host
 }
 
-// ask sends RRQs until DATA or ERROR comes back or ctx is done.
+// ask sends RRQs until a DATA or an ERROR comes back or ctx is done.
 func ask(ctx context.Context, addr string) error {
 	conn, err := net.Dial("udp", addr)
 	if err != nil {
@@ -64,7 +65,7 @@ func ask(ctx context.Context, addr string) error {
 		if err == nil && isAnswer(answer[:n]) {
 			return nil
 		}
-		// A refused port answers at once with an error: the server may be about to start.
+		// A closed port fails at once, and the server may be about to start.
 		select {
 		case <-time.After(time.Until(next)):
 		case <-ctx.Done():
@@ -73,7 +74,8 @@ func ask(ctx context.Context, addr string) error {
 	}
 }
 
-// isAnswer reports whether b is DATA or ERROR (RFC 1350 section 5).
+// isAnswer reports whether b is a DATA or an ERROR (RFC 1350 section 5). An ERROR of any code will
+// do: a busy server is alive.
 func isAnswer(b []byte) bool {
 	if len(b) < 4 {
 		return false
