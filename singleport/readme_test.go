@@ -39,7 +39,7 @@ func TestDocsFigures(t *testing.T) {
 			fmt.Sprintf("without a new ACK for %.0f s", stalledTime.Seconds()),
 			fmt.Sprintf("run for %.0f s or more at fewer than %d bytes a second", slowTime.Seconds(), slowRate),
 			fmt.Sprintf("run for %.0f s or more at fewer than %d KiB a second", hoardTime.Seconds(), hoardRate>>10),
-			fmt.Sprintf("at most %d KiB of its file", (largestSegment+72)>>10),
+			fmt.Sprintf("at most %d KiB of its file", (largestSegment+1023)>>10),
 			fmt.Sprintf("%d KiB from %d transfers on", smallestSegment>>10, segmentMemory/smallestSegment),
 			fmt.Sprintf("All windows together hold at most %d MiB", windowMemory>>20),
 			fmt.Sprintf("table of networks is %d KiB", unsafe.Sizeof(*a.table)>>10),
