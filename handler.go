@@ -27,14 +27,14 @@ type handler struct {
 	root  *os.Root
 	allow allowList
 	log   *journal
-	own   []netip.Addr // addresses that only this machine sends from
+	own   []netip.Addr // the bound addresses: only this machine sends from them
 }
 
 // answer serves one RRQ: name to path, path to open file, file to client, and one line in the log.
 func (h *handler) answer(t transfer) error {
 	path, err := resolveName(t.Name(), h.allow)
 	if err != nil {
-		if t.Name() != "" || !h.isOwn(t.Client().Addr()) { // that is -healthcheck
+		if t.Name() != "" || !h.isOwn(t.Client().Addr()) { // else it is -healthcheck
 			h.log.refused("denied", t.Client(), "file=%+q client=%v why=%+q", t.Name(), t.Client(), err.Error())
 		}
 		return singleport.ErrAccess
@@ -46,8 +46,8 @@ func (h *handler) answer(t transfer) error {
 	}
 	defer file.Close()
 	if t.Mode() == singleport.NetASCII {
-		// The engine reads 256 bytes at a time to convert them (pin/tftp netascii/netascii.go ToReader), and the size of the result
-		// is not known before.
+		// The size of the result is not known before the conversion, which reads 256 bytes at a
+		// time (pin/tftp netascii/netascii.go, ToReader).
 		err = t.Send(bufio.NewReader(file), -1)
 	} else {
 		err = t.Send(file, file.left)
@@ -65,7 +65,7 @@ func (h *handler) isOwn(client netip.Addr) bool {
 	return client.IsLoopback()
 }
 
-// failure is why a file cannot be read: the client gets answer, why goes to the log alone.
+// failure is why a file cannot be read. The client gets answer; why goes to the log alone.
 type failure struct {
 	answer *singleport.Error
 	why    string
@@ -74,7 +74,7 @@ type failure struct {
 func (f *failure) Error() string { return f.why }
 func (f *failure) Unwrap() error { return f.answer }
 
-// outcome returns the words that begin a log line of a request that ended with err.
+// outcome returns the words that begin the log line of a request that ended with err.
 func outcome(err error) string {
 	switch {
 	case err == nil:
@@ -93,7 +93,7 @@ func outcome(err error) string {
 
 // open opens the regular file at path beneath root. Its errors are all *failure.
 func open(root *os.Root, path string) (*wholeFile, error) {
-	// O_NONBLOCK: to open a FIFO or a device would otherwise wait for its other end.
+	// Without O_NONBLOCK, opening a FIFO or a device would wait for its other end.
 	file, err := root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, openFailure(err)
@@ -120,14 +120,15 @@ func openFailure(err error) *failure {
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return &failure{singleport.ErrBusy, err.Error() + ": raise the limit (ulimit -n) or lower -max-transfers"}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV),
-		!fromSystem: // os.Root says that a link leaves the root
+		!fromSystem: // os.Root's own error: a link leaves the root
 		return &failure{singleport.ErrAccess, err.Error()}
 	}
 	return &failure{singleport.ErrRead, err.Error()}
 }
 
-// wholeFile reads a file as it was when it was opened: to the size that it had, and never so that a file which was
-// written to meanwhile looks whole at the other end. A file that was replaced by rename is read as it was.
+// wholeFile reads a file up to the size that it had when it was opened. A file that is written to
+// meanwhile ends in an error, so that it never looks whole at the other end. A file that is
+// replaced by rename is read as it was.
 type wholeFile struct {
 	file     *os.File
 	left     int64 // bytes
@@ -152,7 +153,8 @@ func (f *wholeFile) Read(p []byte) (int, error) {
 	case err != nil:
 		f.err = &failure{singleport.ErrRead, openFailure(err).why}
 	case f.left == 0:
-		// Before the last block leaves, because with it the client believes to have the whole file.
+		// The check comes before the last block leaves: with that block the client takes the file
+		// for whole.
 		if info, err := f.file.Stat(); err != nil || !info.ModTime().Equal(f.modified) {
 			f.err = &failure{singleport.ErrRead, "the file was written to while it was sent; replace it by rename instead"}
 		}

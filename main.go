@@ -44,23 +44,23 @@ func exit(status int, err error) {
 	os.Exit(status)
 }
 
-// run serves until SIGINT or SIGTERM. Every step may fail, and leaves nothing half started.
+// run serves until SIGINT or SIGTERM. A step that fails leaves nothing half started.
 func run(c *config) error {
 	log := newJournal(os.Stderr)
 	defer log.close()
 
-	// A log whose reader went away must not end the server.
+	// A log whose reader has gone must not end the server.
 	signal.Ignore(syscall.SIGPIPE)
 
-	// The root before the ports: a wrong path is the commonest mistake. From here on it is the folder that was opened,
-	// whatever its path comes to name.
+	// The root comes before the ports: a wrong path is the commonest mistake. From here on the open
+	// folder is served, whatever its path comes to name.
 	root, err := openRoot(c.root)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 
-	// The ports while the process may still be root's.
+	// The ports come while the process may still be root: ports below 1024 need it.
 	c.limits.Sockets = takeProcessors()
 	c.limits.Observer = log
 	server, err := bind(c.listen, c.limits)
@@ -75,12 +75,12 @@ func run(c *config) error {
 	}
 	log.printf("%s", report)
 
-	// Once more, because the user may not be able to read what root could.
+	// The folder is tried again: the new user may be unable to read what root could.
 	if err := readable(root); err != nil {
 		return err
 	}
 
-	// The fences last: they forbid what the steps before did.
+	// The fences come last: they forbid what the steps above did.
 	reports, err := sandbox.Fence(root)
 	if err != nil {
 		return err
@@ -89,7 +89,8 @@ func run(c *config) error {
 		log.printf("%s", report)
 	}
 
-	// Signals before the line that others wait for. Until here the default action holds: a stop ends us at once.
+	// Signals are caught before the line that supervisors wait for. Until here the default action
+	// holds: a signal ends the process at once.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 
@@ -99,7 +100,7 @@ func run(c *config) error {
 	return serve(server, h, c.grace, signals)
 }
 
-// openRoot opens the folder that is served.
+// openRoot opens the folder that is served. Its errors say what to do.
 func openRoot(path string) (*os.Root, error) {
 	root, err := os.OpenRoot(path)
 	if err == nil {
@@ -114,7 +115,7 @@ func openRoot(path string) (*os.Root, error) {
 	return nil, unreadable(path, err)
 }
 
-// readable returns an error if the process may not list the folder or open what is in it.
+// readable returns an error unless the process may list the folder and look up names in it.
 func readable(root *os.Root) error {
 	folder, err := root.Open(".")
 	if err != nil {
@@ -130,8 +131,8 @@ func unreadable(path string, err error) error {
 	return fmt.Errorf("user %d cannot read the folder %+q: %w: allow it (chmod -R a+rX) or choose another -user or -root", os.Geteuid(), path, err)
 }
 
-// serve answers requests until the first signal, and then gives running transfers the time of grace. The second signal
-// takes that time back.
+// serve answers requests until the first signal. Then running transfers have the time of grace,
+// which the second signal ends.
 func serve(server *singleport.Server, h *handler, grace time.Duration, signals <-chan os.Signal) error {
 	ended := make(chan error, 1)
 	go func() {

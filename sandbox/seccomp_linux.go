@@ -62,15 +62,16 @@ func calls(pid uint32) []call {
 		{amd64: 233, arm64: 21}, // epoll_ctl
 		{amd64: 1, arm64: 64},   // write
 
-		// Memory, but none that can be executed.
+		// Memory, but none that can be executed. The runtime names it with prctl.
 		{amd64: 28, arm64: 233},                                                  // madvise
 		{amd64: 9, arm64: 222, arg: 2, mask: unix.PROT_EXEC},                     // mmap
 		{amd64: 11, arm64: 215},                                                  // munmap
 		{amd64: 10, arm64: 226, arg: 2, mask: unix.PROT_EXEC},                    // mprotect
-		{amd64: 157, arm64: 167, arg: 0, mask: 1<<32 - 1, want: unix.PR_SET_VMA}, // prctl: to name memory
+		{amd64: 157, arm64: 167, arg: 0, mask: 1<<32 - 1, want: unix.PR_SET_VMA}, // prctl
 
 		// The birth and death of threads, and of the process.
-		{amd64: 56, arm64: 220, arg: 0, mask: ^uint32(unix.CLONE_SETTLS), want: threadFlags}, // clone
+		// clone
+		{amd64: 56, arm64: 220, arg: 0, mask: ^uint32(unix.CLONE_SETTLS), want: threadFlags},
 		{amd64: 186, arm64: 178}, // gettid
 		{amd64: 131, arm64: 132}, // sigaltstack
 		{amd64: 14, arm64: 135},  // rt_sigprocmask

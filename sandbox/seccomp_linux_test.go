@@ -141,7 +141,7 @@ func TestFilterArguments(t *testing.T) {
 			{"openat", open(syscall.O_CLOEXEC | directory | nofollow), allowed},
 			{"openat", open(syscall.O_WRONLY), refused},
 			{"openat", open(syscall.O_RDWR), refused},
-			{"openat", open(syscall.O_WRONLY | syscall.O_RDWR), refused}, // ioctl only, asks for both rights
+			{"openat", open(syscall.O_WRONLY | syscall.O_RDWR), refused}, // for ioctl alone
 			{"openat", open(syscall.O_CREAT), refused},
 			{"openat", open(syscall.O_CREAT | syscall.O_CLOEXEC), refused},
 			{"openat", open(syscall.O_TRUNC), refused},

@@ -1,4 +1,4 @@
-package main
+package style
 
 import (
 	"os/exec"
@@ -9,11 +9,13 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// THIRD_PARTY_NOTICES.md names every module that is linked, in the version that is linked, with its licence word for word.
+// THIRD_PARTY_NOTICES.md names every module that is linked, in the version that is linked, with its
+// licence word for word.
 func TestNotices(t *testing.T) {
-	notices := testkit.ReadText(t, "THIRD_PARTY_NOTICES.md")
+	notices := read(t, "THIRD_PARTY_NOTICES.md")
 	goTool := func(args ...string) string {
 		cmd := exec.Command("go", args...)
+		cmd.Dir = top
 		// For the system that images are made for; elsewhere less is linked.
 		cmd.Env = append(cmd.Environ(), "GOOS=linux", "CGO_ENABLED=0")
 		out, err := cmd.Output()
