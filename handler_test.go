@@ -159,7 +159,8 @@ func TestAnswerSpecialFiles(t *testing.T) {
 	defer syscall.Close(socket)
 	testkit.Must(t, syscall.Bind(socket, &syscall.SockaddrUnix{Name: folder + "/socket.txt"}))
 	names := []string{"fifo.txt", "folder.txt", "socket.txt"}
-	// Only root may make a device, and not in every container; a FIFO takes the same way through open.
+	// Only root may make a device, and not in every container. A FIFO takes the same way through
+	// open.
 	if syscall.Mknod(folder+"/zero.bin", syscall.S_IFCHR|0o644, 1<<8|5) == nil {
 		names = append(names, "zero.bin")
 	}
@@ -170,7 +171,8 @@ func TestAnswerSpecialFiles(t *testing.T) {
 		}
 		return len(entries)
 	}
-	for _, name := range names { // once before counting: the runtime opens its poller with the first FIFO
+	// Once before counting: the runtime opens its poller with the first FIFO.
+	for _, name := range names {
 		h.answer(&fakeTransfer{name: name})
 	}
 	before := descriptors()
@@ -197,7 +199,8 @@ func TestAnswerNetASCII(t *testing.T) {
 	}
 }
 
-// What happens to a file while it is sent: the client has it whole as it was, or an error before the last block.
+// A file that changes while it is sent arrives whole as it was, or ends in an error before the last
+// block.
 func TestAnswerChangedFile(t *testing.T) {
 	path := "a.img"
 	whole := func(size int) []byte { return testkit.Pattern(size) }
@@ -226,7 +229,7 @@ func TestAnswerChangedFile(t *testing.T) {
 				h, folder, log := newHandler(t)
 				full := filepath.Join(folder, path)
 				testkit.WriteFile(t, full, whole(size))
-				// Older than any write of the test, whatever the resolution of the file system's clock.
+				// Older than any write of the test, however coarse the file system's clock is.
 				testkit.Must(t, os.Chtimes(full, time.Time{}, time.Unix(1e9, 0)))
 				f := &fakeTransfer{name: path, mode: mode, during: func() { testkit.Must(t, c.change(full)) }}
 				err := h.answer(f)

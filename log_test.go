@@ -107,7 +107,8 @@ func TestJournalSumsUp(t *testing.T) {
 	})
 }
 
-// However many sources there are, the lines of an interval and the memory are bounded, and every event is counted.
+// However many sources there are, the lines of an interval and the memory are bounded, and every
+// event is counted.
 func TestJournalManySources(t *testing.T) {
 	var out bytes.Buffer
 	j := newJournal(&out)

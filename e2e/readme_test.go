@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -29,34 +28,5 @@ func TestReadmeTryIt(t *testing.T) {
 	if got = got[max(len(got)-len(want), 0):]; !slices.Equal(got, want) {
 		t.Errorf("README.md shows\n%s\nthe program writes\n%s",
 			strings.Join(want, "\n"), strings.Join(got, "\n"))
-	}
-}
-
-// Every page that tells the reader to run certain tests names tests that exist.
-func TestDocsNameTests(t *testing.T) {
-	pages, err := filepath.Glob("../*.md")
-	testkit.Must(t, err)
-	more, err := filepath.Glob("../*/*.md")
-	testkit.Must(t, err)
-	run := regexp.MustCompile(`go test [^\n` + "`" + `]*-run '?([\w|]+)'? (\.[\w/]*)`)
-	commands := 0
-	for _, page := range append(pages, more...) {
-		for _, match := range run.FindAllStringSubmatch(testkit.ReadText(t, page), -1) {
-			commands++
-			files, err := filepath.Glob(filepath.Join("..", match[2], "*_test.go"))
-			testkit.Must(t, err)
-			source := ""
-			for _, file := range files {
-				source += testkit.ReadText(t, file)
-			}
-			for _, name := range strings.Split(match[1], "|") {
-				if !regexp.MustCompile(`(?m)^func Test\w*` + name).MatchString(source) {
-					t.Errorf("%s: no test in %s is named %s", filepath.Base(page), match[2], name)
-				}
-			}
-		}
-	}
-	if commands == 0 {
-		t.Error("no page names a test")
 	}
 }

@@ -108,7 +108,7 @@ func TestWideLines(t *testing.T) {
 
 // notYetComments are the files that the width of comments does not hold for yet.
 var notYetComments = []string{
-	"singleport/*.go", "bench/*.go", "bench/*/*.go", "*_test.go",
+	"singleport/*.go", "bench/*.go", "bench/*/*.go",
 }
 
 func TestCommentWidth(t *testing.T) {
@@ -242,6 +242,31 @@ func TestFileMap(t *testing.T) {
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("docs/architecture.md has\n%q\nthe repository has\n%q", got, want)
+	}
+}
+
+// Every page that tells the reader to run certain tests names tests that exist.
+func TestPagesNameTests(t *testing.T) {
+	command := regexp.MustCompile("go test [^\\n`]*-run '?([\\w|]+)'? (\\.[\\w/]*)")
+	commands := 0
+	for _, page := range files(t, ".md") {
+		for _, match := range command.FindAllStringSubmatch(read(t, page), -1) {
+			commands++
+			source := ""
+			for _, file := range files(t, "_test.go") {
+				if path.Dir(file) == path.Clean(match[2]) {
+					source += read(t, file)
+				}
+			}
+			for _, name := range strings.Split(match[1], "|") {
+				if !regexp.MustCompile(`(?m)^func Test\w*` + name).MatchString(source) {
+					t.Errorf("%s: no test in %s is named %s", page, match[2], name)
+				}
+			}
+		}
+	}
+	if commands == 0 {
+		t.Error("no page names a test")
 	}
 }
 
