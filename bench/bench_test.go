@@ -50,14 +50,15 @@ func TestClientsFetchWholeFiles(t *testing.T) {
 		name    string
 		content []byte
 	}{{"file", file}, {"exact", file[:14280]}, {"empty", nil}} {
-		l := load{server: server.addr, name: test.name, content: test.content, blockSize: 1428, windowSize: 1, clients: 4, each: 3,
-			limit: 20 * time.Second, threads: 2}
+		l := load{server: server.addr, name: test.name, content: test.content, blockSize: 1428, windowSize: 1,
+			clients: 4, each: 3, limit: 20 * time.Second, threads: 2}
 		o, err := l.run(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		if want := int64(12 * len(test.content)); o.bytes != want || len(o.latencies) != 12 || o.failed() != 0 || o.cut != 0 {
-			t.Errorf("%s: %d bytes (want %d), %d transfers, failures %v, %d cut", test.name, o.bytes, want, len(o.latencies), o.failures, o.cut)
+			t.Errorf("%s: %d bytes (want %d), %d transfers, failures %v, %d cut",
+				test.name, o.bytes, want, len(o.latencies), o.failures, o.cut)
 		}
 	}
 	if spent, err := server.cpu(); err != nil || spent <= 0 {
@@ -92,8 +93,8 @@ func TestClientNoticesWhatIsWrong(t *testing.T) {
 	}
 }
 
-// multiPort is a server of windows that answers from a port of its own, as RFC 1350 section 4 has it: enough of one
-// to show what the client and the relay do. It loses the blocks that lose names and has no timer.
+// multiPort starts a simple server of windows that answers from a second port, RFC 1350 section 4.
+// It has no timer and does not send a block if lose returns true.
 func multiPort(t *testing.T, file []byte, blockSize, windowSize int, lose func(block int) bool) netip.AddrPort {
 	t.Helper()
 	listen, err := net.ListenPacket("udp4", "127.0.0.1:0")
@@ -108,19 +109,19 @@ func multiPort(t *testing.T, file []byte, blockSize, windowSize int, lose func(b
 	go func() {
 		buffer := make([]byte, 1024)
 		for {
-			n, peer, err := listen.ReadFrom(buffer)
+			n, client, err := listen.ReadFrom(buffer)
 			if err != nil {
 				return
 			}
 			_, options, _ := bytes.Cut(buffer[2:n], []byte("octet\x00"))
-			transfer.WriteTo(append([]byte{0, opOACK}, options...), peer)
+			transfer.WriteTo(append([]byte{0, opOACK}, options...), client)
 		}
 	}()
 	go func() {
 		buffer := make([]byte, 1024)
 		last := len(file)/blockSize + 1
 		for {
-			n, peer, err := transfer.ReadFrom(buffer)
+			n, client, err := transfer.ReadFrom(buffer)
 			if err != nil {
 				return
 			}
@@ -132,8 +133,8 @@ func multiPort(t *testing.T, file []byte, blockSize, windowSize int, lose func(b
 				if lose(block) {
 					continue
 				}
-				end := min(block*blockSize, len(file))
-				transfer.WriteTo(append([]byte{0, opData, byte(block >> 8), byte(block)}, file[(block-1)*blockSize:end]...), peer)
+				contents := file[(block-1)*blockSize : min(block*blockSize, len(file))]
+				transfer.WriteTo(append([]byte{0, opData, byte(block >> 8), byte(block)}, contents...), client)
 			}
 		}
 	}()
@@ -148,7 +149,8 @@ func TestClientReportsGapsAtOnce(t *testing.T) {
 		lost[block] = true
 		return block%5 == 3 && !again
 	})
-	l := load{server: server, name: "file", content: file, blockSize: 1000, windowSize: 8, clients: 1, each: 1, limit: 30 * time.Second}
+	l := load{server: server, name: "file", content: file, blockSize: 1000, windowSize: 8, clients: 1, each: 1,
+		limit: 30 * time.Second}
 	o, err := l.run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -171,7 +173,8 @@ func TestRelayDelaysAndFollowsThePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer link.close()
-	l := load{server: link.addr, name: "file", content: file, blockSize: 1000, windowSize: 1, clients: 1, each: 1, limit: 20 * time.Second}
+	l := load{server: link.addr, name: "file", content: file, blockSize: 1000, windowSize: 1, clients: 1, each: 1,
+		limit: 20 * time.Second}
 	o, err := l.run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +193,8 @@ func TestTransfersSurviveALossyRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer link.close()
-	l := load{server: link.addr, name: "file", content: file, blockSize: 1000, windowSize: 2, clients: 8, each: 1, limit: time.Minute}
+	l := load{server: link.addr, name: "file", content: file, blockSize: 1000, windowSize: 2, clients: 8, each: 1,
+		limit: time.Minute}
 	o, err := l.run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -221,13 +225,13 @@ func TestChildrenCount(t *testing.T) {
 	}
 }
 
-// startChildren runs a shell that leaves its work to a child.
+// startChildren runs a shell whose child does the work.
 func startChildren() (*exec.Cmd, error) {
 	cmd := exec.Command("sh", "-c", "sleep 0.2; (i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done); exit 0")
 	return cmd, cmd.Start()
 }
 
-// skip is visible, and a failure where every tool has to be there.
+// skip skips the test visibly. It fails the test where every tool must be installed.
 func skip(t *testing.T, why string) {
 	t.Helper()
 	if os.Getenv("FLYTFTP_NO_SKIP") == "1" {

@@ -31,8 +31,8 @@ const (
 	clientTries = 20                    // sends without progress after which a client gives up
 	timerScan   = 10 * time.Millisecond // how late a client's timer may be
 	readBatch   = 64                    // datagrams that one recvmmsg takes
-	// What a window in flight may need in the client's receive buffer: the tables compare servers, and a burst
-	// that the client's kernel dropped would compare buffers.
+	// The receive buffer of a client must hold all that a server may have in flight: the tables
+	// compare servers, not buffers.
 	clientBuffer = 4 << 20 // bytes
 )
 
@@ -40,32 +40,32 @@ const (
 type load struct {
 	server     netip.AddrPort
 	name       string
-	content    []byte // of the file, against which every block is compared
+	content    []byte // of the file; every block is compared with it
 	blockSize  int
 	windowSize int
 	clients    int
-	each       int           // files that a client fetches one after another; 0 is all that it begins within span
+	each       int           // files that a client fetches in a row; 0 is all it begins within span
 	span       time.Duration // see each
 	limit      time.Duration // transfers that still run are cut off
 	threads    int           // that share the clients
-	sources    []netip.Addr  // that the clients send from, in turns; none leaves it to the kernel
-	// patience is after how many sends without progress a client asks again, from another port, as a machine does that boots
-	// once more; 0 is never: its transfer fails after clientTries.
+	sources    []netip.Addr  // of the clients, in turns; none leaves it to the kernel
+	// patience is the number of sends without progress after which a client asks again from another
+	// port, as a machine does that reboots. With 0 its transfer fails after clientTries.
 	patience int
-	yielding bool // takes a smaller windowsize than it asked for, as RFC 7440 section 3 has it
+	yielding bool // accepts a smaller windowsize than it asked for, RFC 7440 section 3
 }
 
-// reasonWrong is why a transfer failed that brought other bytes than the file's.
+// reasonWrong is the failure of a transfer that delivers other bytes than those of the file.
 const reasonWrong = "wrong contents"
 
-// outcome is what came of a load.
+// outcome is the result of a load.
 type outcome struct {
 	bytes     int64 // of file contents that arrived and were compared
 	elapsed   time.Duration
-	latencies []time.Duration // of the transfers that ended whole, from the first RRQ to the last DATA
+	latencies []time.Duration // of whole transfers, from the first RRQ to the last DATA
 	failures  map[string]int  // reasons
 	cut       int             // transfers that ran when the limit came
-	again     int             // requests of clients whose patience was over
+	again     int             // requests of clients that lost patience
 }
 
 func (o *outcome) failed() int {
@@ -76,7 +76,7 @@ func (o *outcome) failed() int {
 	return n
 }
 
-// add joins what two threads did in the same time.
+// add joins the outcome of another thread in the same time.
 func (o *outcome) add(other outcome) {
 	o.bytes += other.bytes
 	o.elapsed = max(o.elapsed, other.elapsed)
@@ -128,7 +128,7 @@ func (l *load) run(ctx context.Context) (outcome, error) {
 	return total, failure
 }
 
-// worker is a thread that drives some clients from one epoll instance, without allocation for a block.
+// worker is a thread that drives some of the clients. It allocates nothing per block.
 type worker struct {
 	ctx     context.Context
 	load    *load
@@ -413,7 +413,7 @@ func (w *worker) take(c *client, datagram []byte, from *unix.RawSockaddrInet4) e
 	return nil
 }
 
-// refused returns what the OACK did not grant as it was asked for; the window that it did grant becomes c's.
+// refused returns why the OACK is not acceptable, "" if it is. c takes the window that it grants.
 func (w *worker) refused(c *client, options []byte) string {
 	granted := map[string]string{}
 	words := strings.Split(string(options), "\x00")
@@ -434,8 +434,9 @@ func (w *worker) refused(c *client, options []byte) string {
 	return ""
 }
 
-// data takes a block. What is answered is what U-Boot's client answers: the last block of a window, the first sign
-// of a gap (RFC 7440 section 4) once, and a block that comes again because its ACK was lost.
+// data takes a block. Like U-Boot's client it acknowledges the last block of a window, once the
+// last block before a gap (RFC 7440 section 4), and a block that comes again because its ACK was
+// lost.
 func (w *worker) data(c *client, block uint16, contents []byte) error {
 	switch ahead := int16(block - c.last - 1); {
 	case ahead > 0:

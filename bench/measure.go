@@ -15,27 +15,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readyFile is the one-block file that tells whether a server answers.
+// readyFile is a file of one block; a server that sends it is ready.
 const readyFile = "ready"
 
 type bench struct {
 	config
-	folder   string
-	servers  []*peer
-	files    map[int][]byte // contents by size
-	progress io.Writer
-	began    time.Time
+	folder     string
+	contenders []*contender
+	files      map[int][]byte // contents by size
+	progress   io.Writer
+	began      time.Time
 
-	mutex   sync.Mutex // of what servers that run abreast add to
-	samples map[string]map[string][]sample
-	unable  map[string]bool // key of a work and name of a server that does not grant its options
+	mutex   sync.Mutex                     // guards what follows, and contender.missing
+	samples map[string]map[string][]sample // by key of the work and name of the server
+	unable  map[string]bool                // works not granted, by key and name
 }
 
 // sample is one turn of a server on a work.
 type sample struct {
 	outcome
-	cpu     time.Duration // negative where it could not be measured
-	clients time.Duration // CPU time of the clients and of the relay
+	cpu     time.Duration // negative if it could not be measured
+	clients time.Duration // CPU time of this process: the clients and the relay
 	memory  int64         // bytes
 	died    bool
 }
@@ -85,14 +85,13 @@ func (b *bench) measure(ctx context.Context, w work, index, total int) error {
 		rounds = min(rounds, w.rounds)
 	}
 	for round := range rounds {
+		title := fmt.Sprintf("[%d/%d] %s, round %d/%d: ", index+1, total, w.key, round+1, rounds)
 		var abreast sync.WaitGroup
-		for _, p := range b.servers {
+		for _, p := range b.contenders {
 			if ctx.Err() != nil {
 				return errors.New("interrupted")
 			}
-			turn := func() {
-				b.turn(ctx, p, w, round, fmt.Sprintf("[%d/%d] %s, round %d/%d: ", index+1, total, w.key, round+1, rounds))
-			}
+			turn := func() { b.turn(ctx, p, w, round, title) }
 			if w.abreast {
 				abreast.Go(turn)
 			} else {
@@ -107,8 +106,8 @@ func (b *bench) measure(ctx context.Context, w work, index, total int) error {
 	return nil
 }
 
-// turn gives w to p and keeps what came of it. A server that cannot do the work is not asked again.
-func (b *bench) turn(ctx context.Context, p *peer, w work, round int, title string) {
+// turn gives w to p and keeps the sample. A server that cannot do the work does not get it again.
+func (b *bench) turn(ctx context.Context, p *contender, w work, round int, title string) {
 	b.mutex.Lock()
 	able := p.missing == "" && !b.unable[w.key+p.name]
 	b.mutex.Unlock()
@@ -127,9 +126,10 @@ func (b *bench) turn(ctx context.Context, p *peer, w work, round int, title stri
 		b.note("%s: %v", p.name, err)
 	default:
 		b.samples[w.key][p.name] = append(b.samples[w.key][p.name], s)
-		b.note("%s%s: %.1f MB/s, %.0f transfers/s, %.2f CPU ms/MB, server %.0f %% and clients %.0f %% of a CPU, %d failed%s", title, p.name, s.megabytesPerSecond(),
-			s.transfersPerSecond(), s.cpuPerMegabyte(), 100*s.cpu.Seconds()/s.elapsed.Seconds(), 100*s.clients.Seconds()/s.elapsed.Seconds(), s.failed(),
-			reasons(s.failures))
+		b.note("%s%s: %.1f MB/s, %.0f transfers/s, %.2f CPU ms/MB, server %.0f %% and clients %.0f %% of a CPU, %d failed%s",
+			title, p.name, s.megabytesPerSecond(), s.transfersPerSecond(), s.cpuPerMegabyte(),
+			100*s.cpu.Seconds()/s.elapsed.Seconds(), 100*s.clients.Seconds()/s.elapsed.Seconds(),
+			s.failed(), reasons(s.failures))
 	}
 }
 
@@ -146,11 +146,11 @@ func reasons(failures map[string]int) string {
 	return text.String()
 }
 
-// errNotGranted is a server that does not negotiate what the work needs.
+// errNotGranted is the error of a server that does not grant the options of the work.
 var errNotGranted = errors.New("left out")
 
-// sample starts p afresh, lets one client try the options, and then gives it the whole work.
-func (b *bench) sample(ctx context.Context, p *peer, w work, round int) (sample, error) {
+// sample starts p, lets one client try the options, and then gives it the whole work.
+func (b *bench) sample(ctx context.Context, p *contender, w work, round int) (sample, error) {
 	argv, addr, err := p.command(b.folder, w.blockSize)
 	if err != nil {
 		return sample{}, err
@@ -165,7 +165,8 @@ func (b *bench) sample(ctx context.Context, p *peer, w work, round int) (sample,
 	}
 	defer server.kill()
 	l := load{
-		server: server.addr, name: fileName(w.fileSize), content: b.files[w.fileSize], blockSize: w.blockSize, windowSize: w.windowSize,
+		server: server.addr, name: fileName(w.fileSize), content: b.files[w.fileSize],
+		blockSize: w.blockSize, windowSize: w.windowSize,
 		clients: 1, each: 1, limit: loadLimit, threads: 1,
 	}
 	trial, err := l.run(ctx)
@@ -186,7 +187,7 @@ func (b *bench) sample(ctx context.Context, p *peer, w work, round int) (sample,
 		l.server = link.addr
 	}
 	l.clients, l.each, l.span, l.limit, l.threads = w.clients, w.each, b.span, w.limit, b.threads
-	l.yielding = true // a server that grants the window to one client may grant less of it to many
+	l.yielding = true // a server that grants the window to one client may grant less to many
 	before, errBefore := server.cpu()
 	clientsBefore := ownCPU()
 	s := sample{}
@@ -204,7 +205,7 @@ func (b *bench) sample(ctx context.Context, p *peer, w work, round int) (sample,
 	return s, nil
 }
 
-// coldStart is how long a binary took from its start to its first answer.
+// coldStart is the times a binary took from its start to its first answer.
 type coldStart struct {
 	name  string
 	times []time.Duration
@@ -220,7 +221,8 @@ func (b *bench) coldStarts(ctx context.Context, flytftp, bare string) ([]coldSta
 		starts, binaries = append(starts, coldStart{name: namePacked}), append(binaries, b.packed)
 	}
 	if b.packedBare != "" {
-		starts, binaries = append(starts, coldStart{name: nameBare + ", packed"}), append(binaries, b.packedBare)
+		starts = append(starts, coldStart{name: nameBare + ", packed"})
+		binaries = append(binaries, b.packedBare)
 	}
 	for range coldStartsEach {
 		for i := range starts {

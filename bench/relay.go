@@ -10,34 +10,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relay is a link in user space between clients and one server: every datagram arrives half a round trip
-// later or not at all. Each client has a socket of its own toward the server, so that a server that answers from
-// another port works as well; toward the clients the relay is a single port.
+// relay is a link in user space between clients and one server: every datagram arrives half a round
+// trip later or not at all. It has a single port for the clients and a socket per client for the
+// server, so that servers that answer from another port work as well.
 type relay struct {
 	server unix.RawSockaddrInet4
 	oneWay time.Duration
 	loss   float64 // of the datagrams in each direction
 	seed   uint64
 
-	listen int
-	addr   netip.AddrPort
-	epoll  int
-	timer  int
-	stop   int
-	ended  chan struct{}
-	flows  []*flow
-	byPeer map[netip.AddrPort]*flow
-	queue  []delayed // the delay is the same for all: about first in, first out
-	free   [][]byte
+	listen   int
+	addr     netip.AddrPort
+	epoll    int
+	timer    int
+	stop     int
+	ended    chan struct{}
+	flows    []*flow
+	byClient map[netip.AddrPort]*flow
+	queue    []delayed // first in, first out: all have the same delay
+	free     [][]byte
 }
 
 // flow is one client's way through the relay.
 type flow struct {
 	fd       int
-	peer     unix.RawSockaddrInet4
-	transfer unix.RawSockaddrInet4 // the server's end; port 0 until an answer passed
-	answered bool                  // the client got it: another RRQ from its port is another client
-	up, down *rand.Rand            // which datagrams of each direction are lost depends on the seed and the flow alone
+	client   unix.RawSockaddrInet4
+	transfer unix.RawSockaddrInet4 // the server's end; port 0 until it has answered
+	answered bool                  // the client acknowledged: its next RRQ begins another flow
+	// up and down decide which datagrams are lost. They depend on the seed and the flow alone.
+	up, down *rand.Rand
 }
 
 type delayed struct {
@@ -47,18 +48,18 @@ type delayed struct {
 	data     []byte
 }
 
-// What epoll reports of the relay's own descriptors; flows are reported by their index.
+// Tags of the relay's own descriptors in epoll; the tag of a flow is its index.
 const (
 	onListen = -1
 	onTimer  = -2
 	onStop   = -3
 )
 
-// newRelay starts a relay toward server.
+// newRelay starts a relay to server.
 func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed uint64) (*relay, error) {
 	r := &relay{
 		server: rawAddr(server), oneWay: roundTrip / 2, loss: loss, seed: seed,
-		ended: make(chan struct{}), byPeer: map[netip.AddrPort]*flow{},
+		ended: make(chan struct{}), byClient: map[netip.AddrPort]*flow{},
 	}
 	var err error
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
@@ -85,7 +86,8 @@ func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed
 	bound := name.(*unix.SockaddrInet4)
 	r.addr = netip.AddrPortFrom(netip.AddrFrom4(bound.Addr), uint16(bound.Port))
 	for fd, tag := range map[int]int32{r.listen: onListen, r.timer: onTimer, r.stop: onStop} {
-		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: tag}); err != nil {
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: tag}
+		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 			return nil, err
 		}
 	}
@@ -93,7 +95,7 @@ func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed
 	return r, nil
 }
 
-// close ends the relay and what is under way in it.
+// close ends the relay; datagrams under way in it are lost.
 func (r *relay) close() {
 	unix.Write(r.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	<-r.ended
@@ -136,16 +138,16 @@ func (r *relay) run() {
 
 // fromClients queues what clients sent.
 func (r *relay) fromClients(buffer []byte) {
-	var peer unix.RawSockaddrInet4
+	var client unix.RawSockaddrInet4
 	for {
-		n, arrived, ok := recvStamped(r.listen, buffer, &peer)
+		n, arrived, ok := recvStamped(r.listen, buffer, &client)
 		if !ok {
 			return
 		}
 		request := n >= 2 && binary.BigEndian.Uint16(buffer) == opRRQ
-		f := r.byPeer[addrPort(&peer)]
+		f := r.byClient[addrPort(&client)]
 		if f == nil || request && f.answered {
-			if f = r.newFlow(peer); f == nil {
+			if f = r.newFlow(client); f == nil {
 				continue
 			}
 		}
@@ -156,8 +158,8 @@ func (r *relay) fromClients(buffer []byte) {
 	}
 }
 
-// newFlow returns nil where no socket is to be had: the datagram is lost.
-func (r *relay) newFlow(peer unix.RawSockaddrInet4) *flow {
+// newFlow returns nil if there is no socket for it; the datagram is then lost.
+func (r *relay) newFlow(client unix.RawSockaddrInet4) *flow {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil
@@ -165,22 +167,23 @@ func (r *relay) newFlow(peer unix.RawSockaddrInet4) *flow {
 	growBuffer(fd, clientBuffer)
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 	index := len(r.flows)
-	if unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)}) != nil {
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)}
+	if unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &event) != nil {
 		unix.Close(fd)
 		return nil
 	}
 	f := &flow{
-		fd: fd, peer: peer,
+		fd: fd, client: client,
 		up:   rand.New(rand.NewPCG(r.seed, uint64(2*index))),
 		down: rand.New(rand.NewPCG(r.seed, uint64(2*index+1))),
 	}
 	r.flows = append(r.flows, f)
-	r.byPeer[addrPort(&peer)] = f
+	r.byClient[addrPort(&client)] = f
 	return f
 }
 
-// fromServer queues what the server sent to one client. Only the first transfer that answered passes: the relay
-// is the client that does not accept a second port (RFC 1350 section 4).
+// fromServer queues what the server sent to one client. It drops datagrams from any port but the
+// one that answered first, as a client does (RFC 1350 section 4).
 func (r *relay) fromServer(f *flow, buffer []byte) {
 	var from unix.RawSockaddrInet4
 	for {
@@ -213,7 +216,7 @@ func (r *relay) forward() error {
 		}
 		switch {
 		case !d.toServer:
-			sendTo(r.listen, d.data, &d.flow.peer)
+			sendTo(r.listen, d.data, &d.flow.client)
 		case len(d.data) >= 2 && binary.BigEndian.Uint16(d.data) == opRRQ || d.flow.transfer.Port == 0:
 			sendTo(d.flow.fd, d.data, &r.server)
 		default:
@@ -225,5 +228,6 @@ func (r *relay) forward() error {
 	if r.queue = r.queue[sent:]; len(r.queue) == 0 {
 		return nil
 	}
-	return unix.TimerfdSettime(r.timer, unix.TFD_TIMER_ABSTIME, &unix.ItimerSpec{Value: unix.NsecToTimespec(r.queue[0].due)}, nil)
+	next := unix.ItimerSpec{Value: unix.NsecToTimespec(r.queue[0].due)}
+	return unix.TimerfdSettime(r.timer, unix.TFD_TIMER_ABSTIME, &next, nil)
 }

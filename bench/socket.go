@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The calls that clients and the relay make for every datagram go to the kernel without the allocations of package
-// net and without a word to Go's scheduler: none of them waits.
+// Clients and the relay make these system calls for every datagram. None of them waits, so they
+// need neither the allocations of package net nor Go's scheduler.
 
 // rawAddr returns the IPv4 address as the kernel takes it.
 func rawAddr(addr netip.AddrPort) unix.RawSockaddrInet4 {
@@ -25,25 +25,28 @@ func addrPort(raw *unix.RawSockaddrInet4) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4(raw.Addr), port)
 }
 
-// sendTo sends to the address, or to the connected one where it is nil.
+// sendTo sends to the address, or to the connected one if it is nil.
 func sendTo(fd int, datagram []byte, to *unix.RawSockaddrInet4) {
 	size := uintptr(unix.SizeofSockaddrInet4)
 	if to == nil {
 		size = 0
 	}
-	syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(datagram))), uintptr(len(datagram)),
+	syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd),
+		uintptr(unsafe.Pointer(unsafe.SliceData(datagram))), uintptr(len(datagram)),
 		unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(to)), size)
 }
 
-// recvFrom reports false where there is nothing to read.
+// recvFrom reports false if there is nothing to read.
 func recvFrom(fd int, buffer []byte, from *unix.RawSockaddrInet4) (int, bool) {
 	size := uint32(unix.SizeofSockaddrInet4)
-	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(buffer))), uintptr(len(buffer)),
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd),
+		uintptr(unsafe.Pointer(unsafe.SliceData(buffer))), uintptr(len(buffer)),
 		unix.MSG_DONTWAIT, uintptr(unsafe.Pointer(from)), uintptr(unsafe.Pointer(&size)))
 	return int(n), errno == 0
 }
 
-// recvStamped is recvFrom on a socket with SO_TIMESTAMPNS, and returns when the datagram arrived, ns of the wall clock.
+// recvStamped is recvFrom on a socket with SO_TIMESTAMPNS. It also returns the time at which the
+// datagram arrived, in ns of the wall clock.
 func recvStamped(fd int, buffer []byte, from *unix.RawSockaddrInet4) (n int, arrived int64, ok bool) {
 	var control struct {
 		header unix.Cmsghdr
@@ -54,7 +57,8 @@ func recvStamped(fd int, buffer []byte, from *unix.RawSockaddrInet4) (n int, arr
 		Name: (*byte)(unsafe.Pointer(from)), Namelen: unix.SizeofSockaddrInet4, Iov: &vector, Iovlen: 1,
 		Control: (*byte)(unsafe.Pointer(&control)), Controllen: uint64(unsafe.Sizeof(control)),
 	}
-	size, _, errno := syscall.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&message)), unix.MSG_DONTWAIT)
+	size, _, errno := syscall.RawSyscall(unix.SYS_RECVMSG, uintptr(fd), uintptr(unsafe.Pointer(&message)),
+		unix.MSG_DONTWAIT)
 	return int(size), control.stamp.Nano(), errno == 0
 }
 

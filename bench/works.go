@@ -5,20 +5,20 @@ import (
 	"time"
 )
 
-// work is one thing that every server does.
+// work is a set of transfers that every server is given.
 type work struct {
 	group      string
-	key        string // for -work and the targets
+	key        string // for -works and the targets
 	blockSize  int
 	windowSize int
 	fileSize   int // bytes
 	clients    int
-	each       int           // files a client fetches; 0 is all that it begins within -span
-	roundTrip  time.Duration // of a relay in between; 0 is none
+	each       int           // files that a client fetches in a row; 0 is all it begins within -span
+	roundTrip  time.Duration // of a relay in between; 0 is no relay
 	loss       float64       // of the relay, each way
 	rounds     int           // at most; 0 is -rounds
 	limit      time.Duration
-	abreast    bool // all servers at the same time: the link is what is waited for, not the machine
+	abreast    bool // all servers at the same time, because the link is the bottleneck
 }
 
 // Groups, in the order of their tables.
@@ -38,9 +38,9 @@ const (
 	roundTrip = 20 * time.Millisecond
 	loss      = 0.01
 
-	loadLimit = 6 * time.Second  // for works that -span bounds: what runs then is cut off, its bytes count
-	manyLimit = 40 * time.Second // for 1,000 clients
-	linkLimit = 2 * time.Minute  // over the relay
+	loadLimit = 6 * time.Second  // until a work's transfers are cut off
+	manyLimit = 40 * time.Second // the same for 1,000 clients
+	linkLimit = 2 * time.Minute  // the same over the relay
 )
 
 // Works that the targets name.
@@ -56,74 +56,113 @@ const (
 	keyLossy16     = "lossy-window16-1428-1MiB"
 )
 
-// plan returns the works; quick leaves the ones that the targets name, smaller.
+// plan returns the works in the order of their tables. If quick is set, it is only those that the
+// targets name, some of them smaller.
 func plan(quick bool) []work {
-	var all []work
-	add := func(group string, w work) {
-		w.group, w.key = group, w.name()
-		if w.limit == 0 {
-			w.limit = loadLimit
-			if quick {
-				w.limit /= 2
-			}
+	p := &planner{quick: quick}
+	p.lockStep()
+	p.windows()
+	p.blocks()
+	p.many()
+	p.link()
+	p.lossy()
+	return p.works
+}
+
+// planner collects the works of a plan.
+type planner struct {
+	quick bool
+	works []work
+}
+
+func (p *planner) add(group string, w work) {
+	w.group, w.key = group, w.name()
+	if w.limit == 0 {
+		w.limit = loadLimit
+		if p.quick {
+			w.limit /= 2
 		}
-		all = append(all, w)
 	}
+	p.works = append(p.works, w)
+}
+
+func (p *planner) lockStep() {
 	for _, clients := range []int{1, 16, 128} {
-		add(groupLockStep, work{blockSize: 1428, windowSize: 1, fileSize: miB, clients: clients})
+		p.add(groupLockStep, work{blockSize: 1428, windowSize: 1, fileSize: miB, clients: clients})
 	}
-	if !quick {
-		add(groupLockStep, work{blockSize: 1428, windowSize: 1, fileSize: 64 * kiB, clients: 16})
+	if !p.quick {
+		p.add(groupLockStep, work{blockSize: 1428, windowSize: 1, fileSize: 64 * kiB, clients: 16})
 	}
+}
+
+func (p *planner) windows() {
 	for _, window := range []int{4, 16, 64} {
 		for _, clients := range []int{1, 16, 128} {
-			if !quick || window == 16 && clients == 16 {
-				add(groupWindows, work{blockSize: 1428, windowSize: window, fileSize: miB, clients: clients})
+			if !p.quick || window == 16 && clients == 16 {
+				p.add(groupWindows, work{blockSize: 1428, windowSize: window, fileSize: miB, clients: clients})
 			}
 		}
 	}
-	if !quick {
-		for _, block := range []int{512, 8192} {
-			for _, window := range []int{1, 16} {
-				add(groupBlocks, work{blockSize: block, windowSize: window, fileSize: miB, clients: 16})
-			}
+}
+
+func (p *planner) blocks() {
+	if p.quick {
+		return
+	}
+	for _, block := range []int{512, 8192} {
+		for _, window := range []int{1, 16} {
+			p.add(groupBlocks, work{blockSize: block, windowSize: window, fileSize: miB, clients: 16})
 		}
 	}
+}
+
+func (p *planner) many() {
 	many := work{blockSize: 1428, windowSize: 1, fileSize: 64 * kiB, clients: 1000, each: 2, rounds: 3, limit: manyLimit}
-	if quick {
+	if p.quick {
 		many.each = 1
 	}
-	add(groupMany, many)
-	if !quick {
+	p.add(groupMany, many)
+	if !p.quick {
 		many.windowSize = 16
-		add(groupMany, many)
+		p.add(groupMany, many)
 	}
-	link := work{blockSize: 1428, windowSize: 1, fileSize: 64 * kiB, clients: 4, each: 2, roundTrip: roundTrip, rounds: 3, limit: linkLimit}
-	if !quick {
-		add(groupLink, link)
+}
+
+func (p *planner) link() {
+	link := work{
+		blockSize: 1428, windowSize: 1, fileSize: 64 * kiB, clients: 4, each: 2,
+		roundTrip: roundTrip, rounds: 3, limit: linkLimit,
+	}
+	if !p.quick {
+		p.add(groupLink, link)
 	}
 	link.fileSize = miB
 	for _, window := range []int{4, 16, 64} {
 		link.windowSize = window
-		if !quick || window == 64 {
-			add(groupLink, link)
+		if !p.quick || window == 64 {
+			p.add(groupLink, link)
 		}
 	}
-	lossy := work{blockSize: 1428, windowSize: 1, fileSize: 256 * kiB, clients: 200, each: 1, roundTrip: roundTrip, loss: loss, rounds: 1, limit: linkLimit}
-	if quick {
+}
+
+func (p *planner) lossy() {
+	lossy := work{
+		blockSize: 1428, windowSize: 1, fileSize: 256 * kiB, clients: 200, each: 1,
+		roundTrip: roundTrip, loss: loss, rounds: 1, limit: linkLimit,
+	}
+	if p.quick {
 		lossy.clients, lossy.limit, lossy.abreast = 50, 10*time.Second, true
 	}
-	add(groupLossy, lossy)
+	p.add(groupLossy, lossy)
 	lossy.fileSize = miB
 	for _, window := range []int{4, 16} {
 		lossy.windowSize = window
-		add(groupLossy, lossy)
+		p.add(groupLossy, lossy)
 	}
-	if !quick {
+	if !p.quick {
 		lossy.windowSize = 64
-		add(groupLossy, lossy)
+		p.add(groupLossy, lossy)
 	}
-	return all
 }
 
 // name returns the key of w.
@@ -142,7 +181,7 @@ func (w *work) name() string {
 	return fmt.Sprintf("%s-%d", key, w.clients)
 }
 
-// title is what a table calls w.
+// title describes w above its table.
 func (w *work) title() string {
 	mode := "lock-step"
 	if w.windowSize > 1 {
