@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -141,16 +140,7 @@ type worker struct {
 	running int
 	request []byte
 	server  unix.RawSockaddrInet4
-	packets [][]byte
-	from    []unix.RawSockaddrInet4
-	vectors []unix.Iovec
-	headers []mmsghdr
-}
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	header unix.Msghdr
-	length uint32
+	in      *inbox
 }
 
 // client is one receiver: RFC 1350 in lock-step, RFC 7440 in windows.
@@ -186,19 +176,8 @@ func newWorker(l *load, first, clients int) (*worker, error) {
 	for i := range w.clients {
 		w.clients[i] = client{fd: -1, left: l.each}
 	}
-	batch := min(l.windowSize, readBatch)
-	w.packets = make([][]byte, batch)
-	w.from = make([]unix.RawSockaddrInet4, batch)
-	w.vectors = make([]unix.Iovec, batch)
-	w.headers = make([]mmsghdr, batch)
-	for i := range batch {
-		w.packets[i] = make([]byte, max(l.blockSize, 512)+5)
-		w.vectors[i] = unix.Iovec{Base: &w.packets[i][0], Len: uint64(len(w.packets[i]))}
-		w.headers[i].header = unix.Msghdr{
-			Name: (*byte)(unsafe.Pointer(&w.from[i])), Namelen: unix.SizeofSockaddrInet4,
-			Iov: &w.vectors[i], Iovlen: 1,
-		}
-	}
+	// One byte more than the largest DATA or ERROR, so that a longer one is noticed.
+	w.in = newInbox(min(l.windowSize, readBatch), max(l.blockSize, 512)+5)
 	return w, nil
 }
 
@@ -292,6 +271,7 @@ func (w *worker) open(c *client, state client) error {
 		return fmt.Errorf("client socket: %w", err)
 	}
 	growBuffer(fd, clientBuffer)
+	passBy(fd)
 	index := int((uintptr(unsafe.Pointer(c)) - uintptr(unsafe.Pointer(&w.clients[0]))) / unsafe.Sizeof(*c))
 	if len(w.load.sources) > 0 {
 		source := w.load.sources[(w.first+index)%len(w.load.sources)]
@@ -353,26 +333,21 @@ func (w *worker) read(c *client) error {
 		return nil
 	}
 	if w.load.windowSize == 1 {
-		n, ok := recvFrom(c.fd, w.packets[0], &w.from[0])
-		if !ok || c.port != 0 && w.from[0].Port != c.port {
+		n, ok := recvFrom(c.fd, w.in.packets[0], &w.in.from[0])
+		if !ok || c.port != 0 && w.in.from[0].Port != c.port {
 			return nil
 		}
-		return w.take(c, w.packets[0][:n], &w.from[0])
-	}
-	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&w.headers[0])),
-		uintptr(len(w.headers)), unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return nil // nothing there, or the ICMP echo of a closed port
+		return w.take(c, w.in.packets[0][:n], &w.in.from[0])
 	}
 	begun := c.begun
-	for i := range int(n) {
+	for i := range w.in.receive(c.fd) {
 		if c.fd < 0 || c.begun != begun {
 			break // the transfer ended, the rest was its own
 		}
-		if c.port != 0 && w.from[i].Port != c.port {
+		if c.port != 0 && w.in.from[i].Port != c.port {
 			continue
 		}
-		if err := w.take(c, w.packets[i][:w.headers[i].length], &w.from[i]); err != nil {
+		if err := w.take(c, w.in.packet(i), &w.in.from[i]); err != nil {
 			return err
 		}
 	}
@@ -434,13 +409,13 @@ func (w *worker) refused(c *client, options []byte) string {
 	return ""
 }
 
-// data takes a block. Like U-Boot's client it acknowledges the last block of a window, once the
-// last block before a gap (RFC 7440 section 4), and a block that comes again because its ACK was
-// lost.
+// data takes a block and acknowledges it at the end of a window, or if it comes again because its
+// ACK was lost. On a gap in a window it acknowledges the last block in order, once (RFC 7440
+// section 4). In lock-step it drops blocks out of order in silence, as boot programs do.
 func (w *worker) data(c *client, block uint16, contents []byte) error {
 	switch ahead := int16(block - c.last - 1); {
 	case ahead > 0:
-		if !c.gap {
+		if c.window > 1 && !c.gap {
 			c.gap = true
 			w.ack(c)
 		}

@@ -29,6 +29,11 @@ Debian's atftpd conflicts with tftpd-hpa, but it can be unpacked there:
   mkdir -p %[1]s && cd %[1]s && apt-get download atftpd && dpkg-deb -x atftpd_*.deb .
 dnsmasq and in.tftpd need root.
 
+A single work, for development: -works link-window4-1428-1MiB -rounds 1. A word that is a full name chooses
+nothing else. -peers flytftp,flytftp-ahead1 lets flytftp take part twice, the second time with -ahead 1.
+
+The works at a slow interface of the server need root and tc (Debian's iproute2).
+
 With -soak the peers stay out. Hundreds of clients fetch from flytftp, with its default limits, while requests
 are forged and files change. The exit status is 1 if a promise was broken. Only root can forge requests; they
 stay in a network namespace of their own.
@@ -52,12 +57,13 @@ type config struct {
 }
 
 func main() {
+	runArguments()
 	var c config
-	flag.BoolVar(&c.quick, "quick", false, "only the works that the targets name, once: about a minute")
+	flag.BoolVar(&c.quick, "quick", false, "only the works that the targets name, once: about two minutes")
 	flag.StringVar(&c.peers, "peers", "",
-		"servers whose names contain one of these words, comma separated (default all)")
+		"servers with one of these words in their names, comma separated (default all but "+nameAhead1+")")
 	flag.StringVar(&c.works, "works", "",
-		"works whose keys contain one of these words, comma separated; cold-start is one (default all)")
+		"works with one of these words in their keys, comma separated; cold-start is one (default all)")
 	flag.BoolVar(&c.list, "list", false, "print the keys of the works and the servers, and exit")
 	flag.IntVar(&c.rounds, "rounds", 0, "turns of each server on each work (default 5, with -quick 1)")
 	flag.DurationVar(&c.span, "span", 0,
@@ -143,7 +149,7 @@ func run(ctx context.Context, c config, out, progress io.Writer) error {
 	if c.soak > 0 {
 		return b.soak(ctx, out)
 	}
-	b.contenders = choose(contenders(c.flytftp, bare), c.peers, func(p *contender) string { return p.name })
+	b.contenders = chooseContenders(contenders(c.flytftp, bare), c.peers)
 	if err := b.writeFiles(works); err != nil {
 		return err
 	}
@@ -164,15 +170,20 @@ func run(ctx context.Context, c config, out, progress io.Writer) error {
 	return nil
 }
 
-// choose returns the elements whose names contain one of the words, or all if there are no words.
+// choose returns the elements whose names contain one of the words, or all if there are no words. A
+// word that is the full name of an element chooses no other one.
 func choose[T any](all []T, words string, name func(T) string) []T {
 	if words == "" {
 		return all
 	}
+	full := map[string]bool{}
+	for _, e := range all {
+		full[name(e)] = true
+	}
 	var chosen []T
 	for _, e := range all {
 		for word := range strings.SplitSeq(words, ",") {
-			if strings.Contains(name(e), word) {
+			if word == name(e) || !full[word] && strings.Contains(name(e), word) {
 				chosen = append(chosen, e)
 				break
 			}

@@ -37,6 +37,7 @@ type sample struct {
 	cpu     time.Duration // negative if it could not be measured
 	clients time.Duration // CPU time of this process: the clients and the relay
 	memory  int64         // bytes
+	traffic traffic       // of the relay
 	died    bool
 }
 
@@ -47,10 +48,15 @@ func (s *sample) transfersPerSecond() float64 { return float64(len(s.latencies))
 func (s *sample) cpuPerMegabyte() float64 { return s.cpu.Seconds() * 1e3 / (float64(s.bytes) / 1e6) }
 
 // ownCPU returns the CPU time of this process.
-func ownCPU() time.Duration {
-	var spent unix.Timespec
-	unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &spent)
-	return time.Duration(spent.Nano())
+func ownCPU() time.Duration { return clock(unix.CLOCK_PROCESS_CPUTIME_ID) }
+
+// threadCPU returns the CPU time of this thread.
+func threadCPU() time.Duration { return clock(unix.CLOCK_THREAD_CPUTIME_ID) }
+
+func clock(id int32) time.Duration {
+	var now unix.Timespec
+	unix.ClockGettime(id, &now)
+	return time.Duration(now.Nano())
 }
 
 func fileName(size int) string { return fmt.Sprintf("%d.bin", size) }
@@ -118,7 +124,7 @@ func (b *bench) turn(ctx context.Context, p *contender, w work, round int, title
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
 	switch {
-	case errors.Is(err, errNotGranted):
+	case errors.Is(err, errUnable):
 		b.unable[w.key+p.name] = true
 		b.note("%s%s: %v", title, p.name, err)
 	case err != nil:
@@ -126,11 +132,23 @@ func (b *bench) turn(ctx context.Context, p *contender, w work, round int, title
 		b.note("%s: %v", p.name, err)
 	default:
 		b.samples[w.key][p.name] = append(b.samples[w.key][p.name], s)
-		b.note("%s%s: %.1f MB/s, %.0f transfers/s, %.2f CPU ms/MB, server %.0f %% and clients %.0f %% of a CPU, %d failed%s",
-			title, p.name, s.megabytesPerSecond(), s.transfersPerSecond(), s.cpuPerMegabyte(),
-			100*s.cpu.Seconds()/s.elapsed.Seconds(), 100*s.clients.Seconds()/s.elapsed.Seconds(),
-			s.failed(), reasons(s.failures))
+		b.note("%s%s: %s", title, p.name, s.text(w))
 	}
+}
+
+// text describes s in the progress.
+func (s *sample) text(w work) string {
+	text := fmt.Sprintf("%.1f MB/s, %.0f transfers/s, p50 %s, p99 %s, %.2f CPU ms/MB, server %.0f %% and clients %.0f %% of a CPU",
+		s.megabytesPerSecond(), s.transfersPerSecond(), duration(percentile(s.latencies, 50)),
+		duration(percentile(s.latencies, 99)), s.cpuPerMegabyte(), 100*s.cpu.Seconds()/s.elapsed.Seconds(),
+		100*s.clients.Seconds()/s.elapsed.Seconds())
+	if s.traffic.data > 0 {
+		text += fmt.Sprintf(", %d of %d DATA sent twice, %d dropped", s.traffic.again, s.traffic.data, s.traffic.dropped)
+	}
+	if own := w.ownTime(); own > 0 {
+		text += fmt.Sprintf(", %.2f of the link's own time", s.elapsed.Seconds()/own.Seconds())
+	}
+	return fmt.Sprintf("%s, %d failed%s, %d cut", text, s.failed(), reasons(s.failures), s.cut)
 }
 
 func (b *bench) note(format string, args ...any) {
@@ -146,22 +164,14 @@ func reasons(failures map[string]int) string {
 	return text.String()
 }
 
-// errNotGranted is the error of a server that does not grant the options of the work.
-var errNotGranted = errors.New("left out")
+// errUnable is the error of a server or a machine that cannot do the work.
+var errUnable = errors.New("left out")
 
 // sample starts p, lets one client try the options, and then gives it the whole work.
 func (b *bench) sample(ctx context.Context, p *contender, w work, round int) (sample, error) {
-	argv, addr, err := p.command(b.folder, w.blockSize)
+	server, err := b.start(p, w)
 	if err != nil {
 		return sample{}, err
-	}
-	cpu := -1
-	if b.pin {
-		cpu = 0
-	}
-	server, err := startProcess(argv, addr, p.forks, cpu)
-	if err != nil {
-		return sample{}, fmt.Errorf("%s: %w", argv[0], err)
 	}
 	defer server.kill()
 	l := load{
@@ -175,23 +185,15 @@ func (b *bench) sample(ctx context.Context, p *contender, w work, round int) (sa
 	}
 	for reason := range trial.failures {
 		if strings.Contains(reason, "granted") || strings.Contains(reason, "negotiated") {
-			return sample{}, fmt.Errorf("%w: %s", errNotGranted, reason)
+			return sample{}, fmt.Errorf("%w: %s", errUnable, reason)
 		}
-	}
-	if w.roundTrip > 0 {
-		link, err := newRelay(server.addr, w.roundTrip, w.loss, b.seed+uint64(round))
-		if err != nil {
-			return sample{}, err
-		}
-		defer link.close()
-		l.server = link.addr
 	}
 	l.clients, l.each, l.span, l.limit, l.threads = w.clients, w.each, b.span, w.limit, b.threads
 	l.yielding = true // a server that grants the window to one client may grant less to many
 	before, errBefore := server.cpu()
 	clientsBefore := ownCPU()
-	s := sample{}
-	if s.outcome, err = l.run(ctx); err != nil {
+	s, err := l.over(ctx, w, b.seed+uint64(round))
+	if err != nil {
 		return sample{}, err
 	}
 	after, errAfter := server.cpu()
@@ -203,6 +205,52 @@ func (b *bench) sample(ctx context.Context, p *contender, w work, round int) (sa
 	s.memory = server.memory()
 	s.died = !server.alive()
 	return s, nil
+}
+
+// start starts p as w needs it.
+func (b *bench) start(p *contender, w work) (*process, error) {
+	argv, addr, err := p.command(b.folder, w.blockSize)
+	if err != nil {
+		return nil, err
+	}
+	if w.keepBuffer {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, err
+		}
+		argv = append([]string{self, keepBufferFlag}, argv...)
+	}
+	cpu := -1
+	if b.pin {
+		cpu = 0
+	}
+	server, err := startProcess(argv, addr, p.forks, cpu)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", argv[0], err)
+	}
+	return server, nil
+}
+
+// over runs l over the links of w.
+func (l *load) over(ctx context.Context, w work, seed uint64) (sample, error) {
+	if w.egress > 0 {
+		if err := limitEgress(w.egress); err != nil {
+			return sample{}, fmt.Errorf("%w: %w", errUnable, err)
+		}
+		defer freeEgress()
+	}
+	if w.link == (link{}) {
+		o, err := l.run(ctx)
+		return sample{outcome: o}, err
+	}
+	between, err := newRelay(l.server, w.link, seed)
+	if err != nil {
+		return sample{}, err
+	}
+	l.server = between.addr
+	o, err := l.run(ctx)
+	between.close()
+	return sample{outcome: o, traffic: between.traffic}, err
 }
 
 // coldStart is the times a binary took from its start to its first answer.

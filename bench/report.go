@@ -19,18 +19,38 @@ type summary struct {
 	speed     float64 // MB/s
 	transfers float64 // a second
 	p50, p99  time.Duration
-	cpu       float64 // ms/MB
-	memory    float64 // MiB, the highest
+	cpu       float64       // ms/MB
+	memory    float64       // MiB, the highest
+	again     float64       // percent of the blocks that were sent twice over a relay
+	own       float64       // time to the link's own; 0 if the link has no rate
+	relayLoad float64       // percent of a CPU, the highest
+	relayLate time.Duration // of a datagram on average, the longest of all rounds
 	failed    int
 	cut       int
 	died      int
 	whole     int // transfers
 }
 
-func summarize(samples []sample) summary {
+// latency returns p50 or p99.
+func (s summary) latency(percent int) time.Duration {
+	if percent == 50 {
+		return s.p50
+	}
+	return s.p99
+}
+
+// unfinished returns the number of transfers that failed or were cut off.
+func (s summary) unfinished() int { return s.failed + s.cut }
+
+func summarize(samples []sample, w work) summary {
 	s := summary{samples: samples}
 	var latencies []time.Duration
+	var all traffic
 	for _, turn := range samples {
+		all.data += turn.traffic.data
+		all.again += turn.traffic.again
+		s.relayLoad = max(s.relayLoad, 100*turn.traffic.cpu.Seconds()/turn.elapsed.Seconds())
+		s.relayLate = max(s.relayLate, turn.traffic.late/time.Duration(max(turn.traffic.sent, 1)))
 		latencies = append(latencies, turn.latencies...)
 		s.failed += turn.failed()
 		s.cut += turn.cut
@@ -38,6 +58,12 @@ func summarize(samples []sample) summary {
 		if turn.died {
 			s.died++
 		}
+	}
+	if once := all.data - all.again; once > 0 {
+		s.again = 100 * float64(all.again) / float64(once)
+	}
+	if own := w.ownTime(); own > 0 {
+		s.own = medianOf(samples, func(turn *sample) float64 { return turn.elapsed.Seconds() / own.Seconds() })
 	}
 	s.whole = len(latencies)
 	s.p50, s.p99 = percentile(latencies, 50), percentile(latencies, 99)
@@ -85,7 +111,7 @@ func (b *bench) report(out io.Writer, works []work, starts []coldStart) {
 			fmt.Fprintf(out, "\nNot measured: %s: %s.\n", p.name, p.missing)
 		}
 	}
-	summaries := map[string]map[string]summary{}
+	summaries := results{}
 	group := ""
 	for _, w := range works {
 		if w.group != group {
@@ -100,195 +126,112 @@ func (b *bench) report(out io.Writer, works []work, starts []coldStart) {
 			fmt.Fprintf(out, "| %s | %s | %s |\n", s.name, duration(percentile(s.times, 50)), duration(percentile(s.times, 100)))
 		}
 	}
-	targets(out, summaries, starts)
+	reportTargets(out, summaries)
 }
 
 // legend explains the columns of the tables.
-const legend = `MB is 10^6 bytes of file contents, all of them compared. MB/s, transfers/s and CPU are medians of the rounds,
-p50 and p99 are over all transfers, memory is the largest resident set. CPU is the server's user and system
-time, children included. Each client uses a new port for each transfer and resends after 1 s. *Cut* transfers
-ran when the time for the work was over: their bytes count, their times do not. A server that does not grant
-the options of a work to a lone client is left out; to many clients it may grant smaller windows.
+const legend = `MB is 10^6 bytes of file contents, all of them compared. MB/s, transfers/s and CPU are medians of the
+rounds, p50 and p99 are over all transfers, memory is the largest resident set. CPU is the server's user and
+system time, children included. Each client uses a new port for each transfer and resends after 1 s; clients
+in lock-step drop blocks out of order without an ACK. *Cut* transfers ran when the time for the work was over:
+their bytes count, their times do not. A server that does not grant the options of a work to a lone client is
+left out; to many clients it may grant smaller windows.
+
+A relay delays the datagrams of the works with a round trip and counts those of the server. *Sent twice* are
+DATA of a block that had been sent before, to those of a new block. *To own* is the time of all transfers
+together to the time in which the link carries each block once.
 `
 
 // table prints the results of a work and returns them by server.
 func (b *bench) table(out io.Writer, w work) map[string]summary {
-	fmt.Fprintf(out, "\n%s:\n\n| Server | MB/s | transfers/s | p50 | p99 | CPU ms/MB | memory MiB | failed | cut |\n"+
-		"|---|--:|--:|--:|--:|--:|--:|--:|--:|\n", capital(w.title()))
+	header, rule := "| Server | MB/s | transfers/s | p50 | p99 | CPU ms/MB | memory MiB | failed | cut |", strings.Repeat("--:|", 8)
+	own := w.ownTime()
+	if w.link.roundTrip > 0 {
+		header, rule = header+" sent twice |", rule+"--:|"
+	}
+	if own > 0 {
+		header, rule = header+" to own |", rule+"--:|"
+	}
+	fmt.Fprintf(out, "\n%s:\n\n%s\n|---|%s\n", capital(w.title()), header, rule)
 	all := map[string]summary{}
 	for _, p := range b.contenders {
-		samples := b.samples[w.key][p.name]
-		if len(samples) == 0 {
-			continue
+		if samples := b.samples[w.key][p.name]; len(samples) > 0 {
+			s := summarize(samples, w)
+			all[p.name] = s
+			fmt.Fprintln(out, s.row(p.name, w))
 		}
-		s := summarize(samples)
-		all[p.name] = s
-		cpu := fmt.Sprintf("%.2f", s.cpu)
-		if s.cpu < 0 {
-			cpu = "?"
-		}
-		failed := fmt.Sprint(s.failed)
-		if s.died > 0 {
-			failed += fmt.Sprintf(", died %d×", s.died)
-		}
-		fmt.Fprintf(out, "| %s | %.1f | %.0f | %s | %s | %s | %.1f | %s | %d |\n", p.name, s.speed, s.transfers,
-			duration(s.p50), duration(s.p99), cpu, s.memory, failed, s.cut)
 	}
-	if ours, ok := all[nameFlytftp]; ok {
-		speed, best := bestRatio(ours, all, (*sample).megabytesPerSecond, true)
-		if best != "" {
-			cpu, least := bestRatio(ours, all, (*sample).cpuPerMegabyte, false)
-			fmt.Fprintf(out, "\nflytftp to the best peer: MB/s %.2f (%s), CPU %.2f (%s).\n", speed, best, cpu, least)
+	if speed, best := bestRatio(all, (*sample).megabytesPerSecond, true); best != "" {
+		cpu, least := bestRatio(all, (*sample).cpuPerMegabyte, false)
+		fmt.Fprintf(out, "\nflytftp to the best peer: MB/s %.2f (%s), CPU %.2f (%s).\n", speed, best, cpu, least)
+	}
+	if own > 0 {
+		fmt.Fprintf(out, "\nThe link alone takes %s.\n", duration(own))
+	}
+	if w.link.roundTrip > 0 {
+		load, late := 0.0, time.Duration(0)
+		for _, s := range all {
+			load, late = max(load, s.relayLoad), max(late, s.relayLate)
 		}
+		fmt.Fprintf(out, "\nThe relay took at most %.0f %% of a CPU; its datagrams were %s late on average.\n", load, duration(late))
 	}
 	return all
 }
 
-// bestRatio compares ours with the peer that is best by figure. Peers with failed transfers count
-// only if every peer has some.
-func bestRatio(ours summary, all map[string]summary, figure func(*sample) float64, high bool) (float64, string) {
-	best, value := "", 0.0
+// row formats s as a row of the table of w.
+func (s summary) row(name string, w work) string {
+	cpu := fmt.Sprintf("%.2f", s.cpu)
+	if s.cpu < 0 {
+		cpu = "?"
+	}
+	failed := fmt.Sprint(s.failed)
+	if s.died > 0 {
+		failed += fmt.Sprintf(", died %d×", s.died)
+	}
+	row := fmt.Sprintf("| %s | %.1f | %.0f | %s | %s | %s | %.1f | %s | %d |", name, s.speed, s.transfers,
+		duration(s.p50), duration(s.p99), cpu, s.memory, failed, s.cut)
+	if w.link.roundTrip > 0 {
+		row += fmt.Sprintf(" %.1f %% |", s.again)
+	}
+	if s.own > 0 {
+		row += fmt.Sprintf(" %.2f |", s.own)
+	}
+	return row
+}
+
+// bestPeer returns the name of the peer with the best value, "" if there is none. Peers with failed
+// transfers count only if every peer has some.
+func bestPeer(all map[string]summary, value func(summary) float64, high bool) string {
 	for _, flawless := range []bool{true, false} {
+		best, least := "", 0.0
 		for name, s := range all {
-			if name == nameFlytftp || len(s.samples) == 0 || flawless && s.failed > 0 {
+			if strings.HasPrefix(name, nameFlytftp) || len(s.samples) == 0 || flawless && s.failed > 0 {
 				continue
 			}
-			v := medianOf(s.samples, figure)
+			v := value(s)
 			if v <= 0 { // nothing arrived, or the CPU time could not be measured
 				continue
 			}
-			if best == "" || high && v > value || !high && v < value {
-				best, value = name, v
+			if best == "" || high && v > least || !high && v < least {
+				best, least = name, v
 			}
 		}
 		if best != "" {
-			return ratio(ours, all[best], figure), best
+			return best
 		}
 	}
-	return 0, ""
+	return ""
 }
 
-// targets prints the project's targets and the figures that they are about.
-func targets(out io.Writer, all map[string]map[string]summary, starts []coldStart) {
-	fmt.Fprint(out, "\n## Targets\n\n| Work | Figure | Target | Measured | Met |\n|---|---|--:|--:|---|\n")
-	t := &targetTable{out: out, all: all}
-	t.loopback()
-	t.links()
-	t.coldStart(starts)
-}
-
-// targetTable prints the rows of the table of targets.
-type targetTable struct {
-	out io.Writer
-	all map[string]map[string]summary // by key of the work and name of the server
-}
-
-func (t *targetTable) row(work, figure, target, measured string, met bool) {
-	answer := "yes"
-	if !met {
-		answer = "**no**"
+// bestRatio compares flytftp with the peer that is best by figure, and returns its name. The name
+// is empty if one of the two is missing.
+func bestRatio(all map[string]summary, figure func(*sample) float64, high bool) (float64, string) {
+	ours, ok := all[nameFlytftp]
+	best := bestPeer(all, func(s summary) float64 { return medianOf(s.samples, figure) }, high)
+	if !ok || best == "" {
+		return 0, ""
 	}
-	fmt.Fprintf(t.out, "| %s | %s | %s | %s | %s |\n", work, figure, target, measured, answer)
-}
-
-func (t *targetTable) missing(work string) { fmt.Fprintf(t.out, "| %s | | | not measured | |\n", work) }
-
-func (t *targetTable) atMost(work, figure string, target, measured float64, against string) {
-	t.row(work, figure, fmt.Sprintf("≤ %.2f", target), fmt.Sprintf("%.2f (%s)", measured, against), measured <= target)
-}
-
-func (t *targetTable) atLeast(work, figure string, target, measured float64, against string) {
-	t.row(work, figure, fmt.Sprintf("≥ %.2f", target), fmt.Sprintf("%.2f (%s)", measured, against), measured >= target)
-}
-
-func (t *targetTable) within(work, figure string, target, measured time.Duration) {
-	t.row(work, figure, "≤ "+duration(target), duration(measured), measured > 0 && measured <= target)
-}
-
-func (t *targetTable) unfailing(work string, s summary) {
-	lost := s.failed + s.cut
-	t.row(work, "transfers that failed", "0", fmt.Sprintf("%d of %d", lost, lost+s.whole), lost == 0 && s.whole > 0)
-}
-
-// ours returns the summary of flytftp. It prints a row for a work that flytftp or too many of its
-// peers did not do.
-func (t *targetTable) ours(key, title string, peers int) (summary, bool) {
-	s, ok := t.all[key][nameFlytftp]
-	if !ok || len(t.all[key]) <= peers {
-		t.missing(title)
-		return s, false
-	}
-	return s, true
-}
-
-func (t *targetTable) loopback() {
-	title := "lock-step, 1428, 1 MiB, 1 client"
-	if s, ok := t.ours(keyLockStep1, title, 1); ok {
-		if single, ok := t.all[keyLockStep1][nameDnsmasqSingle]; ok {
-			r := ratio(s, single, (*sample).cpuPerMegabyte)
-			t.atMost(title, "CPU ms/MB to dnsmasq single-port", 1, r, nameDnsmasqSingle)
-		} else {
-			t.missing(title)
-		}
-	}
-	for clients, key := range []string{keyLockStep16, keyLockStep128} {
-		title := fmt.Sprintf("the same, %d clients", []int{16, 128}[clients])
-		if s, ok := t.ours(key, title, 1); ok {
-			r, best := bestRatio(s, t.all[key], (*sample).megabytesPerSecond, true)
-			t.atLeast(title, "MB/s to the best peer", 1.15, r, best)
-		}
-	}
-	title = "windowsize 16, 1428, 1 MiB, 16 clients"
-	if s, ok := t.ours(keyWindow16, title, 1); ok {
-		r, best := bestRatio(s, t.all[keyWindow16], (*sample).megabytesPerSecond, true)
-		t.atLeast(title, "MB/s to the best peer", 1.4, r, best)
-		r, best = bestRatio(s, t.all[keyWindow16], (*sample).cpuPerMegabyte, false)
-		t.atMost(title, "CPU ms/MB to the best peer", 0.6, r, best)
-	}
-	title = "64 KiB, 1,000 clients at once"
-	if s, ok := t.ours(keyMany, title, 1); ok {
-		r, best := bestRatio(s, t.all[keyMany], (*sample).transfersPerSecond, true)
-		t.atLeast(title, "transfers/s to the best peer", 1.2, r, best)
-		t.unfailing(title, s)
-		p99 := func(turn *sample) float64 { return percentile(turn.latencies, 99).Seconds() }
-		r, best = bestRatio(s, t.all[keyMany], p99, false)
-		t.atMost(title, "p99 to the best peer", 0.7, r, best)
-	}
-}
-
-func (t *targetTable) links() {
-	title := "20 ms, 1 MiB, windowsize 64"
-	if s, ok := t.ours(keyLink64, title, 0); ok {
-		t.within(title, "p50", 260*time.Millisecond, s.p50)
-	}
-	for _, lossy := range []struct {
-		key, title string
-		p50, p99   time.Duration
-	}{
-		{keyLossy, "20 ms, 1 % loss, 256 KiB, lock-step", 4600 * time.Millisecond, 6 * time.Second},
-		{keyLossy4, "20 ms, 1 % loss, 1 MiB, windowsize 4", 5200 * time.Millisecond, 0},
-		{keyLossy16, "20 ms, 1 % loss, 1 MiB, windowsize 16", 1400 * time.Millisecond, 0},
-	} {
-		s, ok := t.ours(lossy.key, lossy.title, 0)
-		if !ok {
-			continue
-		}
-		t.within(lossy.title, "p50", lossy.p50, s.p50)
-		if lossy.p99 > 0 {
-			t.within(lossy.title, "p99", lossy.p99, s.p99)
-		}
-		t.unfailing(lossy.title, s)
-	}
-}
-
-func (t *targetTable) coldStart(starts []coldStart) {
-	for _, s := range starts {
-		if s.name == namePacked {
-			t.within("cold start, packed", "median", 100*time.Millisecond, percentile(s.times, 50))
-			return
-		}
-	}
-	t.missing("cold start, packed")
+	return ratio(ours, all[best], figure), best
 }
 
 // duration formats d with three digits or so, 0 as a dash.
