@@ -58,14 +58,8 @@ func TestReadmeLength(t *testing.T) {
 	}
 }
 
-// notYetPages are pages that the width does not hold for yet.
-var notYetPages = []string{}
-
 func TestPageWidth(t *testing.T) {
 	for _, page := range files(t, ".md") {
-		if slices.Contains(notYetPages, page) {
-			continue
-		}
 		for _, number := range wideLines(read(t, page)) {
 			t.Errorf("%s:%d is over %d columns", page, number, pageWidth)
 		}
@@ -107,9 +101,7 @@ func TestWideLines(t *testing.T) {
 }
 
 // notYetComments are the files that the width of comments does not hold for yet.
-var notYetComments = []string{
-	"singleport/*.go", "bench/*.go", "bench/*/*.go",
-}
+var notYetComments = []string{"singleport/*.go"}
 
 func TestCommentWidth(t *testing.T) {
 	for _, file := range files(t, ".go") {
