@@ -27,7 +27,7 @@ RUN if [ "$TARGETARCH" = arm ]; then export GOARM="${TARGETVARIANT#v}"; fi \
       -ldflags "-s -w -buildid= -X main.version=$VERSION" -gcflags=all=-l -gcflags=flytftp/singleport= \
       -o /image/flytftp . \
  && upx --best --lzma --quiet /image/flytftp
-COPY LICENSE THIRD_PARTY_NOTICES.md /image/
+COPY LICENSE docs/THIRD_PARTY_NOTICES.md /image/
 COPY files /image/files
 # The user of the server is neither owner nor group of the files, so the umask of the checkout must not matter. One date
 # for all files makes equal layers of equal sources.

@@ -9,10 +9,10 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// THIRD_PARTY_NOTICES.md names every module that is linked, in the version that is linked, with its
-// licence word for word.
+// The notices name every module that is linked, in the version that is linked, with its licence
+// word for word.
 func TestNotices(t *testing.T) {
-	notices := read(t, "THIRD_PARTY_NOTICES.md")
+	notices := read(t, "docs/THIRD_PARTY_NOTICES.md")
 	goTool := func(args ...string) string {
 		cmd := exec.Command("go", args...)
 		cmd.Dir = top
