@@ -380,10 +380,14 @@ func (w *worker) take(c *client, datagram []byte, from *unix.RawSockaddrInet4) e
 		c.tries = 0
 		w.ack(c)
 	case opData:
-		if c.port == 0 {
+		block := binary.BigEndian.Uint16(datagram[2:])
+		switch {
+		case c.port != 0:
+			return w.data(c, block, datagram[4:])
+		case block == 1:
 			return w.fail(c, "options not negotiated")
 		}
-		return w.data(c, binary.BigEndian.Uint16(datagram[2:]), datagram[4:])
+		// Another block belongs to an earlier transfer of this port, whose last ACK was lost.
 	}
 	return nil
 }

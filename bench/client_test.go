@@ -214,6 +214,48 @@ func TestLockStepClientDropsBlocksOutOfOrder(t *testing.T) {
 	}
 }
 
+// The kernel may give a client the port of an earlier one, to which the server still sends.
+func TestClientIgnoresBlocksOfAnEarlierTransfer(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		first   []byte
+		failure string
+	}{
+		{"block 7 before the OACK", []byte("\x00\x03\x00\x07stale"), ""},
+		{"block 1 instead of an OACK", []byte("\x00\x03\x00\x01content"), "options not negotiated"},
+	} {
+		server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer server.Close()
+		go func() {
+			buffer := make([]byte, 1024)
+			for {
+				_, client, err := server.ReadFromUDPAddrPort(buffer)
+				switch {
+				case err != nil:
+					return
+				case buffer[1] == opRRQ:
+					server.WriteToUDPAddrPort(test.first, client)
+					server.WriteToUDPAddrPort([]byte("\x00\x06blksize\x00512\x00"), client)
+				case buffer[1] == opAck && buffer[3] == 0:
+					server.WriteToUDPAddrPort([]byte("\x00\x03\x00\x01content"), client)
+				}
+			}
+		}()
+		l := load{server: server.LocalAddr().(*net.UDPAddr).AddrPort(), name: "file", content: []byte("content"),
+			blockSize: 512, windowSize: 1, clients: 1, each: 1, limit: 30 * time.Second}
+		o, err := l.run(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.failure == "" && len(o.latencies) != 1 || test.failure != "" && o.failures[test.failure] != 1 {
+			t.Errorf("%s: %d transfers, failures %v", test.name, len(o.latencies), o.failures)
+		}
+	}
+}
+
 func TestPercentile(t *testing.T) {
 	d := []time.Duration{5, 1, 4, 2, 3}
 	for p, want := range map[int]time.Duration{1: 1, 50: 3, 60: 3, 61: 4, 99: 5, 100: 5} {

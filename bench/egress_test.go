@@ -33,8 +33,12 @@ func TestEgress(t *testing.T) {
 		}
 		cmd := again("TestEgress", folderVariable+"=none")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-		if output, err := cmd.CombinedOutput(); err != nil {
+		output, err := cmd.CombinedOutput()
+		if err != nil {
 			t.Fatalf("%v\n%s", err, output)
+		}
+		if strings.Contains(string(output), "--- SKIP") {
+			t.Skipf("%s", output)
 		}
 		return
 	}
@@ -43,7 +47,7 @@ func TestEgress(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := limitEgress(8 * megabit); err != nil {
-		t.Fatal(err)
+		testkit.Skip(t, err.Error()) // a kernel without htb or tbf
 	}
 	receiver, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

@@ -123,18 +123,21 @@ func unfailing(work, key string) target {
 // with prefix.
 func sentAgain(work, prefix string, goal float64) target {
 	return target{work, "DATA sent twice", fmt.Sprintf("≤ %.0f %%", goal), func(all results) (string, bool) {
-		text, worst, whole := "", -1.0, true
+		text, worst, works, whole := "", -1.0, 0, true
 		for key := range all {
 			s, ok := all[key][nameFlytftp]
 			if !ok || !strings.HasPrefix(key, prefix) {
 				continue
 			}
-			whole = whole && s.unfinished() == 0
+			works, whole = works+1, whole && s.unfinished() == 0
 			if s.again > worst {
-				worst, text = s.again, fmt.Sprintf("%.1f %% (%s)", s.again, key)
+				worst, text = s.again, fmt.Sprintf("%.1f %% (%s", s.again, key)
 			}
 		}
-		return text, text != "" && whole && worst <= goal
+		if works == 0 {
+			return "", false
+		}
+		return fmt.Sprintf("%s, the worst of %d)", text, works), whole && worst <= goal
 	}}
 }
 
