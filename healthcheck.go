@@ -15,7 +15,7 @@ const (
 )
 
 // checkRequest is an RRQ for the empty name. The server refuses that before it touches the disk, so
-// the check opens no file, and passes over an empty folder.
+// the check opens no file, and an empty folder is healthy too.
 var checkRequest = []byte("\x00\x01\x00octet\x00")
 
 // healthcheck returns nil if a TFTP server answers at every address of -listen before limit is

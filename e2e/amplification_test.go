@@ -93,7 +93,8 @@ func awaitTimeouts(d *daemon, clients ...*silentClient) {
 	}
 }
 
-// A request whose answer nobody acknowledges draws no more than this. README quotes the table.
+// A request whose answer nobody acknowledges draws no more than this. docs/security.md quotes the
+// table.
 func TestAmplification(t *testing.T) {
 	t.Parallel()
 	testkit.SkipIfShort(t)
@@ -150,7 +151,7 @@ func TestAmplification(t *testing.T) {
 }
 
 // Thousands of requests a second in one victim's name draw fewer bytes than they have, and no more
-// than README promises for the victim's network. Another client is served meanwhile.
+// than docs/security.md promises for the victim's network. Another client is served meanwhile.
 func TestForgedFlood(t *testing.T) {
 	t.Parallel()
 	testkit.SkipIfShort(t)

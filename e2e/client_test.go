@@ -13,7 +13,7 @@ import (
 // defaultBlockSize is the blksize, in bytes, of a transfer without options (RFC 1350 section 2).
 const defaultBlockSize = 512
 
-// The ERRORs that the README promises, as they are on the wire.
+// The ERRORs that docs/protocol.md promises, as they are on the wire.
 const (
 	notFound       = "\x00\x05\x00\x01File not found\x00"
 	denied         = "\x00\x05\x00\x02Access violation\x00"
@@ -113,7 +113,8 @@ type step struct {
 
 func says(send string, answers ...string) step { return step{send, answers} }
 
-// quickest is the shortest time after which the server repeats something, as README promises.
+// quickest is the shortest time after which the server repeats something, as docs/protocol.md
+// promises.
 const quickest = 100 * time.Millisecond
 
 // plays sends each datagram once and compares every answer. A last request shows that nothing else

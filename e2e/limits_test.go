@@ -59,8 +59,8 @@ func TestLimitsOnTheWire(t *testing.T) {
 	}
 	d.waitFor(`busy file="a.img"`)
 
-	// README promises 64 bytes a second for each request of -rate. At once, the lowest rate gives
-	// what a request without options draws over IPv6: three DATA with their headers.
+	// docs/security.md promises 64 bytes a second for each request of -rate. At once, the lowest
+	// rate gives what a request without options draws over IPv6: three DATA with their headers.
 	const (
 		refill = 64
 		full   = 3 * (40 + 8 + 4 + defaultBlockSize)

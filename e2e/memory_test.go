@@ -72,8 +72,8 @@ func hold(server *net.UDPAddr, client int, request string) error {
 	return err
 }
 
-// Many transfers at a time stay within the memory that README promises. The daemon's own share,
-// before any transfer, counts.
+// Many transfers at a time stay within the memory that docs/security.md promises. The daemon's own
+// share, before any transfer, counts.
 func TestMemoryOfManyTransfers(t *testing.T) {
 	testkit.SkipIfShort(t)
 	folder := testkit.PublicFolder(t)

@@ -70,8 +70,8 @@ func calls(pid uint32) []call {
 		{amd64: 157, arm64: 167, arg: 0, mask: 1<<32 - 1, want: unix.PR_SET_VMA}, // prctl
 
 		// The birth and death of threads, and of the process.
-		// clone
-		{amd64: 56, arm64: 220, arg: 0, mask: ^uint32(unix.CLONE_SETTLS), want: threadFlags},
+		{amd64: 56, arm64: 220, // clone
+			arg: 0, mask: ^uint32(unix.CLONE_SETTLS), want: threadFlags},
 		{amd64: 186, arm64: 178}, // gettid
 		{amd64: 131, arm64: 132}, // sigaltstack
 		{amd64: 14, arm64: 135},  // rt_sigprocmask
