@@ -61,7 +61,6 @@ func execOnOlderKernel(command []string) error {
 
 // Where the kernel has no fences, the program serves without, and says so.
 func TestOlderKernel(t *testing.T) {
-	needRoot(t)
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	if log := start(t, folder).logged(); strings.Contains(log, "=off") {
@@ -73,7 +72,7 @@ func TestOlderKernel(t *testing.T) {
 	cmd.Env = []string{olderKernel + "=1"}
 	d := startCommand(t, cmd)
 	for _, line := range []string{
-		runningAs + "65532:65532 capabilities=0x0 no_new_privs=on",
+		runsAs() + "capabilities=0x0 no_new_privs=on",
 		sandbox + `landlock=off why="function not implemented"`,
 		sandbox + `seccomp=off why="function not implemented"`,
 	} {
@@ -96,13 +95,9 @@ func TestBuiltWithCgo(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "flytftp")
 	testkit.Must(t, build(path, "CGO_ENABLED=1"))
 	d := startCommand(t, exec.Command(path, "-listen", "127.0.0.1:0", "-root", folder))
-	who := fmt.Sprintf("%s%d:%d capabilities=", runningAs, os.Geteuid(), os.Getegid())
-	if os.Geteuid() == 0 {
-		who = runningAs + "65532:65532 capabilities=0x0 "
-	}
 	lines := strings.Split(d.logged(), "\n")
 	const why = ` why="built with cgo, where the C library makes the threads: build with CGO_ENABLED=0"`
-	for i, beginning := range []string{who, sandbox + "landlock=off ", sandbox + "seccomp=off "} {
+	for i, beginning := range []string{runsAs() + "capabilities=0x0 ", sandbox + "landlock=off ", sandbox + "seccomp=off "} {
 		if !strings.HasPrefix(lines[i], beginning) || !strings.HasSuffix(lines[i], why) {
 			t.Errorf("line %d is not %q, and why: %q", i+1, beginning, lines)
 		}

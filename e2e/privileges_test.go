@@ -21,6 +21,15 @@ const (
 	sandbox   = "sandbox "
 )
 
+// runsAs returns the beginning of the log's line about the user that the program becomes by
+// default.
+func runsAs() string {
+	if os.Geteuid() == 0 {
+		return runningAs + "65532:65532 "
+	}
+	return fmt.Sprintf("%s%d:%d ", runningAs, os.Geteuid(), os.Getegid())
+}
+
 // needRoot skips a test that only root can make.
 func needRoot(t *testing.T) {
 	t.Helper()
@@ -43,11 +52,7 @@ func TestReportsOfPrivileges(t *testing.T) {
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	own := fmt.Sprintf("%s%d:%d ", runningAs, os.Geteuid(), os.Getegid())
-	want := map[string]string{"65532:65532": own, "root": own}
-	if os.Geteuid() == 0 {
-		want["65532:65532"] = runningAs + "65532:65532 "
-	}
-	for user, report := range want {
+	for user, report := range map[string]string{"65532:65532": runsAs(), "root": own} {
 		d := start(t, folder, "-user", user)
 		fetches(t, d.addr, "a.txt", "hello")
 		lines := strings.Split(d.logged(), "\n")
