@@ -118,6 +118,26 @@ func TestCommentWidth(t *testing.T) {
 	}
 }
 
+// Scripts and configuration have comments that begin with a number sign.
+func TestOtherCommentWidth(t *testing.T) {
+	commented := regexp.MustCompile(`^\.ci/|(^|/)Dockerfile|ignore$|\.(sh|ipxe|toml|ya?ml|service|tf)$`)
+	sign := regexp.MustCompile(`(^|\s)# `)
+	for _, file := range files(t, "") {
+		if !commented.MatchString(file) {
+			continue
+		}
+		for i, line := range strings.Split(read(t, file), "\n") {
+			if sign.MatchString(line) && columns(line) > commentWidth {
+				t.Errorf("%s:%d: a comment is over %d columns", file, i+1, commentWidth)
+			}
+		}
+	}
+}
+
+func columns(line string) int {
+	return utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "    "))
+}
+
 // wideComments returns the numbers of the lines of a Go file that a comment makes too wide.
 func wideComments(source string) (numbers []int) {
 	lines := strings.Split(source, "\n")
@@ -134,7 +154,7 @@ func wideComments(source string) (numbers []int) {
 		}
 		first := file.Line(at)
 		for number := first; number <= first+strings.Count(text, "\n"); number++ {
-			if utf8.RuneCountInString(strings.ReplaceAll(lines[number-1], "\t", "    ")) > commentWidth {
+			if columns(lines[number-1]) > commentWidth {
 				numbers = append(numbers, number)
 			}
 		}
