@@ -1,0 +1,79 @@
+package singleport
+
+import "time"
+
+// pace spreads what leaves at one time. The network cards of boot programs have room for a few frames only,
+// 4 to 32, and the drivers of some never recover from a full ring; so a window is sent in bursts, at the
+// pace at which the client drains them.
+type pace struct {
+	burst    int           // blocks
+	highest  int           // blocks; a larger burst was lost before
+	trial    bool          // the burst was raised and not yet acknowledged
+	perBlock time.Duration // between bursts
+	began    int64         // when the first block of the present window was sent; 0 if it is not measured
+}
+
+const (
+	// firstBurst, in blocks, is what most rings take, and the most that any client gets at one time before
+	// its pace shows that it is no boot program.
+	firstBurst = 8
+	// firstPerBlock is slower than any boot program seen drains its ring.
+	firstPerBlock = 125 * time.Microsecond
+	// freePerBlock is faster than any: such a client gets its windows whole.
+	freePerBlock = 5 * time.Microsecond
+	// slowestPerBlock bounds what is measured: a block of 512 bytes at 128 kbit/s.
+	slowestPerBlock = 32 * time.Millisecond
+	// paceStep, in blocks, is what may wait at a client whose pace was overestimated by a step.
+	paceStep = 16
+)
+
+func newPace() pace { return pace{burst: firstBurst, highest: firstBurst, perBlock: firstPerBlock} }
+
+// most returns how many blocks may leave at one time.
+func (p *pace) most() int {
+	if p.perBlock <= freePerBlock && p.highest == firstBurst {
+		return MaxWindowSize
+	}
+	return p.burst
+}
+
+// gap returns the time between two bursts.
+func (p *pace) gap() time.Duration { return time.Duration(p.burst) * p.perBlock }
+
+// begin notes that the first block of a window is sent with nothing else under way.
+func (p *pace) begin(now int64) { p.began = now }
+
+// arrived takes the ACK of a whole window of that many blocks, the last of which was sent at sentAt. least
+// is the shortest round trip.
+func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration) {
+	if p.trial = false; p.burst < p.highest {
+		p.burst, p.trial = min(2*p.burst, p.highest), true
+	}
+	if p.began == 0 || blocks <= firstBurst {
+		return
+	}
+	faster := p.perBlock - p.perBlock*time.Duration(min(paceStep, blocks/4))/time.Duration(blocks)
+	if waited := time.Duration(now-sentAt) - least; waited > p.gap()+least/8 {
+		faster = max(faster, p.drained(blocks, now, least))
+	}
+	p.perBlock = min(faster, p.perBlock*2)
+	p.began = 0
+}
+
+// lost takes a loss, after that many blocks of the window arrived.
+func (p *pace) lost(blocks int, now int64, least time.Duration) {
+	p.burst = max(min(p.most(), p.burst)/2, 1)
+	if p.trial {
+		p.highest, p.trial = p.burst, false
+	}
+	if p.began > 0 {
+		p.perBlock = max(p.perBlock, p.drained(max(blocks, 1), now, least), 2*freePerBlock)
+	}
+	p.began = 0
+}
+
+// drained returns the time that each of so many blocks took since the window began.
+func (p *pace) drained(blocks int, now int64, least time.Duration) time.Duration {
+	took := time.Duration(now-p.began) - least
+	return min(max(took/time.Duration(blocks), 0), slowestPerBlock)
+}
