@@ -239,7 +239,7 @@ func TestEnginePanics(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
 	inRig(t, files, generous, 21, func(t *testing.T, n *rig) {
 		n.both(path{delay: time.Millisecond})
-		m := model{name: "client", requests: seconds(1), quiet: time.Second, deaf: true}
+		m := model{name: "client", requests: seconds(1), quiet: seconds(1), deaf: true}
 		running := m.open(n.link, 1, 2000)
 		done := make(chan error, 1)
 		go func() {

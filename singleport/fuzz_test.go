@@ -92,7 +92,7 @@ func FuzzDatagrams(f *testing.F) {
 				s.clients[i] = n.client(i, 2000, 4096)
 			}
 			s.run()
-			m := model{name: "good client", blockSize: 1428, requests: seconds(1), quiet: time.Second, deaf: true}
+			m := model{name: "good client", blockSize: 1428, requests: seconds(1), quiet: seconds(1), deaf: true}
 			m.fetchAll(n, 100, "b", 1)
 			n.stop(time.Second)
 		})

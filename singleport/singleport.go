@@ -34,6 +34,7 @@ const (
 	DefaultMaxBlockSize  = 1468
 	DefaultMaxWindowSize = 64 // blocks
 	DefaultMaxTransfers  = 2000
+	DefaultAhead         = 24 // blocks
 )
 
 // Error is an ERROR packet: what the client is told, and all that it is told.
@@ -90,6 +91,9 @@ type Config struct {
 	Rate          int      // requests a second that one network may make; 0 is DefaultRate
 	Sockets       int      // sockets for each address, on SO_REUSEPORT where more than one; 0 is 1
 	Observer      Observer // told of what never reaches a Handler; nil is nobody
+	// Ahead is how many blocks may be in flight ahead of their ACK where no larger window was agreed;
+	// 0 is DefaultAhead, 1 is lock-step and RFC 7440 to the letter.
+	Ahead int
 }
 
 // Handler answers one RRQ. It calls t.Send with the file, or returns without it: an *Error (wrapped or not)
