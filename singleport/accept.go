@@ -70,8 +70,11 @@ func (s *shard) repeated(t *Transfer, r *received, digest uint64, now int64) {
 		s.repeat(t, now)
 		return
 	}
-	if t.copy == nil {
-		t.copy = &lateCopy{now + int64(copyTime), r.route, bytes.Clone(r.data)}
+	if t.copy != nil {
+		return
+	}
+	t.copy = &lateCopy{now + int64(copyTime), r.route, bytes.Clone(r.data)}
+	if t.stage != opening {
 		s.arm(t, now)
 	}
 }

@@ -11,6 +11,7 @@ type pace struct {
 	trial    bool          // the burst was raised and not yet acknowledged
 	perBlock time.Duration // between bursts
 	began    int64         // when the first block of the present window was sent; 0 if it is not measured
+	from     uint64        // the block before that
 }
 
 const (
@@ -23,6 +24,9 @@ const (
 	freePerBlock = 5 * time.Microsecond
 	// slowestPerBlock bounds what is measured: a block of 512 bytes at 128 kbit/s.
 	slowestPerBlock = 32 * time.Millisecond
+	// tellTime bounds how late an ACK may tell of a loss for a pace to be taken from it: clients with windows
+	// acknowledge after a second of silence, too.
+	tellTime = 700 * time.Millisecond
 	// paceStep, in blocks, is what may wait at a client whose pace was overestimated by a step.
 	paceStep = 16
 )
@@ -40,8 +44,8 @@ func (p *pace) most() int {
 // gap returns the time between two bursts.
 func (p *pace) gap() time.Duration { return time.Duration(p.burst) * p.perBlock }
 
-// begin notes that the first block of a window is sent with nothing else under way.
-func (p *pace) begin(now int64) { p.began = now }
+// begin notes that the block behind from is sent, with nothing else under way.
+func (p *pace) begin(from uint64, now int64) { p.from, p.began = from, now }
 
 // arrived takes the ACK of a whole window of that many blocks, the last of which was sent at sentAt. least
 // is the shortest round trip.
@@ -49,31 +53,33 @@ func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration) {
 	if p.trial = false; p.burst < p.highest {
 		p.burst, p.trial = min(2*p.burst, p.highest), true
 	}
-	if p.began == 0 || blocks <= firstBurst {
+	began := p.began
+	p.began = 0
+	if began == 0 || blocks <= firstBurst {
 		return
 	}
 	faster := p.perBlock - p.perBlock*time.Duration(min(paceStep, blocks/4))/time.Duration(blocks)
 	if waited := time.Duration(now-sentAt) - least; waited > p.gap()+least/8 {
-		faster = max(faster, p.drained(blocks, now, least))
+		faster = max(faster, drained(blocks, now-began, least))
 	}
 	p.perBlock = min(faster, p.perBlock*2)
-	p.began = 0
 }
 
-// lost takes a loss, after that many blocks of the window arrived.
-func (p *pace) lost(blocks int, now int64, least time.Duration) {
+// lost takes a loss. An ACK said at that time which block arrived last, or none did, and at is 0.
+func (p *pace) lost(block uint64, at int64, least time.Duration) {
 	p.burst = max(min(p.most(), p.burst)/2, 1)
 	if p.trial {
 		p.highest, p.trial = p.burst, false
 	}
-	if p.began > 0 {
-		p.perBlock = max(p.perBlock, p.drained(max(blocks, 1), now, least), 2*freePerBlock)
+	if p.began > 0 && p.began < at && at-p.began < int64(tellTime) && block > p.from && least > 0 {
+		p.perBlock = max(p.perBlock, drained(int(block-p.from), at-p.began, least))
 	}
+	p.perBlock = max(p.perBlock, 2*freePerBlock)
 	p.began = 0
 }
 
-// drained returns the time that each of so many blocks took since the window began.
-func (p *pace) drained(blocks int, now int64, least time.Duration) time.Duration {
-	took := time.Duration(now-p.began) - least
-	return min(max(took/time.Duration(blocks), 0), slowestPerBlock)
+// drained returns the time that each of so many blocks took, that arrived in so many nanoseconds and a
+// round trip.
+func drained(blocks int, took int64, least time.Duration) time.Duration {
+	return min(max((time.Duration(took)-least)/time.Duration(blocks), 0), slowestPerBlock)
 }

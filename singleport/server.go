@@ -62,8 +62,8 @@ func newServer(sockets []socket, cfg Config) *Server {
 	}
 	setDefault(&cfg.MaxBlockSize, DefaultMaxBlockSize)
 	setDefault(&cfg.MaxWindowSize, DefaultMaxWindowSize)
-	setDefault(&cfg.Ahead, DefaultAhead)
 	setDefault(&cfg.MaxTransfers, DefaultMaxTransfers)
+	setDefault(&cfg.Ahead, DefaultAhead)
 	setDefault(&cfg.Rate, DefaultRate)
 	setDefault(&cfg.Sockets, 1)
 	if cfg.Observer == nil {

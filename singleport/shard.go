@@ -42,8 +42,9 @@ type shard struct {
 	timer       alarm
 	armed       int64 // when timer fires; 0 if it is not set
 	scratch     []byte
-	blocked     []*Transfer // whose blocks the socket did not take, the longest waiting first
-	awaiting    bool        // the socket calls resume when it can take more
+	takeBack    func(t *Transfer, blocks, fresh int) // unsent, which would else be allocated for each flush
+	blocked     []*Transfer                          // whose blocks the socket did not take, the longest waiting first
+	awaiting    bool                                 // the socket calls resume when it can take more
 	memory      memory
 
 	lookedForRoom int64 // see makeRoom
@@ -53,6 +54,7 @@ type shard struct {
 func newShard(server *Server, socket socket) *shard {
 	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), clients: map[endpoint]*Transfer{}}
 	s.engine = newEngine(s)
+	s.takeBack = s.unsent
 	s.timer = socket.alarm(s.expire)
 	return s
 }
@@ -68,7 +70,7 @@ func (s *shard) close() {
 
 // flush sends what is queued. What the socket does not take waits with its transfer.
 func (s *shard) flush() {
-	if !s.closed && !s.socket.flush(s.unsent) && !s.awaiting {
+	if !s.closed && !s.socket.flush(s.takeBack) && !s.awaiting {
 		s.awaiting = true
 		s.socket.awaitWritable(s.resume)
 	}
@@ -115,7 +117,7 @@ func (s *shard) resume() bool {
 		default:
 			s.advance(t, now)
 		}
-		if !s.socket.flush(s.unsent) {
+		if !s.socket.flush(s.takeBack) {
 			return false
 		}
 	}
@@ -263,7 +265,7 @@ func (s *shard) advance(t *Transfer, now int64) {
 	w := &t.window
 	for n := min(w.sendable(t.flight.limit), t.pace.most()); n > 0 && !t.blocked; {
 		if w.inFlight() == 0 {
-			t.pace.begin(now)
+			t.pace.begin(w.acked, now)
 		}
 		n -= s.sendBlocks(t, n, now)
 	}
@@ -315,11 +317,15 @@ func (s *shard) arm(t *Transfer, now int64) {
 		due = s.patience(t, now)
 	}
 	if t.suspectAt != 0 {
-		due = min(due, max(t.suspectAt, now))
+		due = min(due, t.suspectAt)
 	}
 	if t.copy != nil {
-		due = min(due, max(t.copy.until, now))
+		due = min(due, t.copy.until)
 	}
+	if w.inFlight() > 0 || !t.confirmed {
+		due = min(due, t.progress+int64(t.lifetime()))
+	}
+	due = max(due, now)
 	if s.timers.set(t, due) {
 		s.schedule(now)
 	}
@@ -387,7 +393,7 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 	case !t.confirmed:
 		s.repeatUnconfirmed(t, now)
 	case t.suspectAt != 0 && now >= t.suspectAt:
-		s.goBack(t, now)
+		s.goBack(t, t.progress, now)
 	case w.sendable(t.flight.limit) > 0: // the next burst
 		s.advance(t, now)
 	case w.inFlight() == 0: // the file is being read
@@ -396,7 +402,7 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.end(t, ErrGone)
 	case t.declined && t.tries > 0:
 		s.end(t, nil)
-	case t.tries >= maxTries, t.tries >= lastTries && w.acked+1 == w.last:
+	case t.tries >= maxTries && t.lifetime() == progressTime, t.tries >= lastTries && w.acked+1 == w.last:
 		s.end(t, ErrTimedOut)
 	default:
 		t.tries++
@@ -404,8 +410,16 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		if t.tries == 2 {
 			t.uncut = true // some paths swallow datagrams that the kernel cut
 		}
-		s.goBack(t, now)
+		s.goBack(t, 0, now)
 	}
+}
+
+// leastTrip returns the shortest round trip that is known, if only the OACK's; 0 if none is.
+func (t *Transfer) leastTrip() time.Duration {
+	if t.flight.least > 0 {
+		return t.flight.least
+	}
+	return t.offerTrip
 }
 
 // repeatUnconfirmed does what is due of an unconfirmed transfer.
@@ -426,17 +440,21 @@ func (t *Transfer) lifetime() time.Duration {
 }
 
 // goBack sends what is in flight again, from its first block: a client in lock-step throws away what comes
-// behind a gap.
-func (s *shard) goBack(t *Transfer, now int64) {
+// behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
+func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
-	t.suspectAt, t.repairedAt = 0, now
+	t.suspectAt, t.recover = 0, w.high
 	t.estimator.lossy = true
-	t.pace.lost(int(w.acked-t.flight.lostAt), now, t.flight.least)
+	t.pace.lost(w.acked, toldAt, t.leastTrip())
 	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked))
 	s.memory.note(t, now)
 	w.rewind()
 	s.advance(t, now)
 }
+
+// recovering reports whether a loss is being repaired. Copies of what the client has make it acknowledge
+// that again, which then tells of no other loss.
+func (t *Transfer) recovering() bool { return t.window.acked < t.recover }
 
 // limit sets the limit of a flight.
 func (s *shard) limit(t *Transfer, blocks int) {
@@ -450,6 +468,9 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 	if t.oack != nil {
 		if number == 0 {
 			t.oack = nil
+			if t.datagrams == 1 {
+				t.offerTrip = time.Duration(now - t.offeredAt)
+			}
 			s.confirm(t, now)
 			s.engine.add(t)
 			s.arm(t, now)
@@ -481,7 +502,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		return
 	case ackPartial:
 		// The client misses the next block, or it acknowledges each, and the next ACK is under way.
-		if w.inFlight() > 0 {
+		if w.inFlight() > 0 && !t.recovering() {
 			t.suspectAt = now + int64(t.estimator.suspicion())
 		}
 	case ackNew:
@@ -501,13 +522,10 @@ func (s *shard) duplicate(t *Transfer, now int64) {
 	w := &t.window
 	// iPXE acknowledges the block before an empty one, again and again.
 	t.declined = t.declined || w.acked == 0 && w.last == 1 && w.high == 1 && len(w.segment) == 0
-	if w.inFlight() < 2 || t.suspectAt != 0 {
+	if w.inFlight() < 2 || t.suspectAt != 0 || t.recovering() {
 		return
 	}
 	at := t.flight.sentAt(w.end(w.windowSize))
-	if at == 0 {
-		at = t.repairedAt
-	}
 	t.suspectAt = max(at+int64(t.estimator.smoothed), now) + int64(t.estimator.suspicion())
 	s.arm(t, now)
 }

@@ -63,7 +63,7 @@ func (e *estimator) timeout(agreed time.Duration) time.Duration {
 		bound = max(maxTimeout, t)
 	}
 	if agreed > 0 {
-		bound = min(bound, agreed)
+		bound = agreed
 	}
 	for i := 0; i < e.backoff && t < bound; i++ {
 		t *= 2

@@ -35,11 +35,10 @@ func (w *window) offset(block uint64) int64 { return int64(block-1) * int64(w.bl
 
 // available returns the last block at hand.
 func (w *window) available() uint64 {
-	end := w.first + uint64(len(w.segment)/w.blockSize)
-	if w.last > 0 && end >= w.last && w.segment != nil {
+	if w.segment != nil && w.last > 0 && (w.size < 0 || w.offset(w.first)+int64(len(w.segment)) >= w.size) {
 		return w.last
 	}
-	return end - 1
+	return w.first + uint64(len(w.segment)/w.blockSize) - 1
 }
 
 // lowest returns the first block at hand.
