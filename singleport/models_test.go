@@ -167,6 +167,7 @@ type fetching struct {
 // fetch reads a file through c as the model does.
 func (m *model) fetch(c *port, name string) ([]byte, error) {
 	f := &fetching{model: m, port: c, blockSize: DefaultBlockSize, window: 1, kept: map[int]bool{}}
+	f.file = make([]byte, 0, len(c.link.files[name]))
 	request, begun, vain := m.request(name), false, 0
 	c.send(request)
 	timer := time.NewTimer(m.requests[0])
