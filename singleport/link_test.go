@@ -170,7 +170,9 @@ type port struct {
 	link     *link
 	endpoint endpoint
 	arrived  chan []byte
-	done     time.Time // when a fetch had its file
+
+	// Of a fetch.
+	begun, done time.Time // its first answer, and its last block
 
 	// Of the link's mutex.
 	card    card
