@@ -32,8 +32,13 @@ type path struct {
 	delay                    time.Duration
 	rate                     int           // bit/s of the wire; 0 is without end
 	queue                    time.Duration // what would wait longer for the wire is lost; 0 loses nothing
-	echo                     time.Duration // how much later than the first a duplicate arrives
-	copies                   int           // of each datagram arrive, beside chance; 0 is 1
+	acks                     int           // copies of each ACK arrive; 0 is 1
+	echo                     time.Duration // how much later than the one before each copy arrives
+}
+
+func (p path) String() string {
+	return fmt.Sprintf("%v there and back, %.3g Mbit/s, queue %v, %.0f %% lost, %.0f %% doubled, %.0f %% late", 2*p.delay, float64(p.rate)/mbit, p.queue,
+		100*p.loss, 100*p.duplicate, 100*p.reorder)
 }
 
 // lateness is how much longer than others a reordered datagram takes at most.
@@ -93,6 +98,8 @@ type link struct {
 	batch     int // datagrams that the server is given at once, at most
 	// lose, if set, decides in place of the chance. n counts the datagrams of that direction from 0.
 	lose func(toServer bool, n int, data []byte) bool
+	// see, if set, is shown each datagram that is sent.
+	see func(toServer bool, data []byte)
 
 	ahead int // Config.Ahead of the server
 
@@ -153,7 +160,8 @@ type card struct {
 	pace   time.Duration // how long the program is busy with a frame
 	mortal bool          // once the ring was full, nothing is received any more
 
-	pauseAfter int           // frames after which the program does something else
+	pauseEvery int           // frames after which the program does something else
+	pauses     int           // how often it does; 0 is again and again
 	pause      time.Duration // how long that takes
 }
 
@@ -162,7 +170,9 @@ type port struct {
 	link     *link
 	endpoint endpoint
 	arrived  chan []byte
-	done     time.Time // when a fetch had its file
+
+	// Of a fetch.
+	begun, done time.Time // its first answer, and its last block
 
 	// Of the link's mutex.
 	card    card
@@ -205,7 +215,8 @@ func (c *port) reach(d datagram, now time.Time) {
 	c.free = c.free.Add(k.pace)
 	d.at, d.taker = c.free, c
 	heap.Push(&c.link.flight, d)
-	if c.taken++; k.pauseAfter > 0 && c.taken%k.pauseAfter == 0 {
+	c.taken++
+	if k.pauseEvery > 0 && c.taken%k.pauseEvery == 0 && (k.pauses == 0 || c.taken <= k.pauses*k.pauseEvery) {
 		c.free = c.free.Add(k.pause)
 	}
 }
@@ -242,6 +253,9 @@ func (l *link) put(toServer bool, r route, data []byte) {
 	n := count.datagrams
 	count.datagrams++
 	count.bytes += len(data)
+	if l.see != nil {
+		l.see(toServer, data)
+	}
 	leaves := time.Now()
 	if waits := l.free[direction].Sub(leaves); waits > 0 {
 		if p.queue > 0 && waits > p.queue {
@@ -252,7 +266,10 @@ func (l *link) put(toServer bool, r route, data []byte) {
 	}
 	leaves = leaves.Add(p.wireTime(len(data)))
 	l.free[direction] = leaves
-	copies := max(p.copies, 1)
+	copies := 1
+	if len(data) > 1 && data[1] == wireACK {
+		copies = max(p.acks, 1)
+	}
 	lost := random.Float64() < p.loss
 	if l.lose != nil {
 		lost = l.lose(toServer, n, data)

@@ -167,7 +167,15 @@ type fetching struct {
 // fetch reads a file through c as the model does.
 func (m *model) fetch(c *port, name string) ([]byte, error) {
 	f := &fetching{model: m, port: c, blockSize: DefaultBlockSize, window: 1, kept: map[int]bool{}}
-	request, begun, vain := m.request(name), false, 0
+	f.file = make([]byte, 0, len(c.link.files[name]))
+	request, vain := m.request(name), 0
+	c.begun, c.done = time.Time{}, time.Time{}
+	begins := func() (first bool) {
+		if first = c.begun.IsZero(); first {
+			c.begun = time.Now()
+		}
+		return first
+	}
 	c.send(request)
 	timer := time.NewTimer(m.requests[0])
 	defer timer.Stop()
@@ -180,7 +188,7 @@ func (m *model) fetch(c *port, name string) ([]byte, error) {
 			if vain == tries {
 				return nil, errGaveUp
 			}
-			if !begun {
+			if c.begun.IsZero() {
 				c.send(request)
 				timer.Reset(m.requests[min(vain, len(m.requests)-1)])
 				continue
@@ -208,14 +216,14 @@ func (m *model) fetch(c *port, name string) ([]byte, error) {
 			if err := f.accept(parseOACK(data), len(c.link.files[name])); err != nil {
 				return nil, err
 			}
-			progress, begun = !begun, true
+			progress = begins()
 			f.acknowledge()
 		case wireDATA:
 			number := binary.BigEndian.Uint16(data[2:])
-			if !begun && number != 1 {
+			if c.begun.IsZero() && number != 1 {
 				break // of a transfer before
 			}
-			begun = true
+			begins()
 			var err error
 			if progress, err = f.take(number, data[4:]); err != nil {
 				return nil, err
