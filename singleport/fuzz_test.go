@@ -230,7 +230,7 @@ func FuzzWindow(f *testing.F) {
 		}
 		d.window = newWindow(agreed, known)
 		d.flight = newFlight(agreed.windowSize, int(ahead))
-		d.most = max(agreed.windowSize, int(ahead))
+		d.most = d.flight.ceiling
 		for ; len(steps) > 0 && !d.done; steps = steps[1:] {
 			argument := int(steps[0] >> 3)
 			d.now += int64(argument) * 1e6
@@ -304,9 +304,7 @@ func (d *windowDriver) send(limit int) {
 		first := int(d.next)
 		data, count, fresh := d.take(n)
 		d.taken = append(d.taken, [2]int{count, fresh})
-		if fresh > 0 {
-			d.flight.sent(d.high, d.now)
-		}
+		d.flight.sent(d.next-1, fresh == 0, d.now)
 		limit -= count
 		if count < 1 || count > n || fresh < 0 || fresh > count {
 			d.t.Fatalf("take(%d) gives %d blocks, %d of them fresh", n, count, fresh)
@@ -329,7 +327,7 @@ func (d *windowDriver) unsend(n int) {
 
 func (d *windowDriver) goBack() {
 	inFlight := d.inFlight()
-	d.flight.limit = d.flight.lost(d.windowSize, inFlight, firstBurst, d.acked)
+	d.flight.limit = d.flight.lost(d.windowSize, inFlight, firstBurst, d.acked, d.now&1 == 0)
 	d.taken = nil
 	d.rewind()
 }
@@ -358,7 +356,7 @@ func (d *windowDriver) acknowledge(block int) {
 	d.taken = nil
 	d.flight.measure(d.acked, d.now)
 	if limit := d.flight.limit; answer == ackNew {
-		if d.flight.limit = d.flight.next(d.windowSize, ahead); d.flight.limit > limit+max(ahead, d.windowSize) {
+		if d.flight.limit = d.flight.next(d.windowSize, ahead, d.acked); d.flight.limit > limit+max(ahead, d.windowSize) {
 			d.t.Fatalf("an ACK of %d blocks raises the limit from %d to %d", ahead, limit, d.flight.limit)
 		}
 	}

@@ -628,7 +628,7 @@ func (l *link) judge(e endpoint, data []byte) {
 	case wireDATA:
 		block := w.ackedBefore + int(binary.BigEndian.Uint16(data[2:])-uint16(w.ackedBefore))
 		switch {
-		case block == w.ackedBefore || block > w.acked+max(w.windowSize, l.ahead):
+		case block == w.ackedBefore || block > w.acked+newFlight(w.windowSize, l.ahead).ceiling:
 			wrong("further ahead than may be")
 			return
 		case w.oack && !w.confirmed:

@@ -61,7 +61,7 @@ func (m *memory) note(t *Transfer, now int64) {
 	known, hash := m.taker(t)
 	*known = taker{address: hash, at: now, pace: t.pace, limit: t.flight.limit}
 	known.pace.trial, known.pace.began = false, 0
-	if t.flight.ceiling < max(t.shard.server.config.Ahead, t.window.windowSize) {
+	if t.flight.ceiling < newFlight(t.window.windowSize, t.shard.server.config.Ahead).ceiling {
 		known.floor = t.flight.ceiling
 	}
 }

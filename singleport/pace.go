@@ -12,6 +12,8 @@ type pace struct {
 	perBlock time.Duration // between bursts
 	began    int64         // when the first block of the present window was sent; 0 if it is not measured
 	from     uint64        // the block before that
+	ticked   int64         // when the last ACK of new blocks came; 0 if nothing is under way
+	interval time.Duration // between blocks, as their ACKs come, smoothed
 }
 
 const (
@@ -47,6 +49,18 @@ func (p *pace) gap() time.Duration { return time.Duration(p.burst) * p.perBlock 
 // begin notes that the block behind from is sent, with nothing else under way.
 func (p *pace) begin(from uint64, now int64) { p.from, p.began = from, now }
 
+// tick takes an ACK of so many new blocks.
+func (p *pace) tick(blocks int, now int64) {
+	if p.ticked > 0 {
+		interval := min(time.Duration(now-p.ticked)/time.Duration(blocks), slowestPerBlock)
+		if p.interval == 0 {
+			p.interval = interval
+		}
+		p.interval += (interval - p.interval) / 4
+	}
+	p.ticked = now
+}
+
 // arrived takes the ACK of a whole window of that many blocks, the last of which was sent at sentAt. least
 // is the shortest round trip.
 func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration) {
@@ -55,7 +69,11 @@ func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration) {
 	}
 	began := p.began
 	p.began = 0
-	if began == 0 || blocks <= firstBurst {
+	if blocks <= firstBurst {
+		p.perBlock = max(p.perBlock-p.perBlock/8, firstPerBlock)
+		return
+	}
+	if began == 0 {
 		return
 	}
 	faster := p.perBlock - p.perBlock*time.Duration(min(paceStep, blocks/4))/time.Duration(blocks)
@@ -74,8 +92,8 @@ func (p *pace) lost(block uint64, at int64, least time.Duration) {
 	if p.began > 0 && p.began < at && at-p.began < int64(tellTime) && block > p.from && least > 0 {
 		p.perBlock = max(p.perBlock, drained(int(block-p.from), at-p.began, least))
 	}
-	p.perBlock = max(p.perBlock, 2*freePerBlock)
-	p.began = 0
+	p.perBlock = max(p.perBlock, 2*freePerBlock, p.interval)
+	p.began, p.ticked = 0, 0
 }
 
 // drained returns the time that each of so many blocks took, that arrived in so many nanoseconds and a

@@ -297,13 +297,12 @@ func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
 		s.socket.sendBlocks(blocks{owner: t, number: number, count: count, fresh: fresh, data: data})
 	}
 	t.retransmits += count - fresh
-	if fresh > 0 {
-		// An ACK is expected of the last block of a window.
-		if end := w.high - (w.high-w.acked)%uint64(w.windowSize); end > w.high-uint64(fresh) && end < w.high {
-			t.flight.sent(end, now)
-		}
-		t.flight.sent(w.high, now)
+	// An ACK is expected of the last block of a window.
+	sent, again := w.next-1, fresh == 0
+	if end := sent - (sent-w.acked)%uint64(w.windowSize); sent-uint64(count) < end && end < sent {
+		t.flight.sent(end, again, now)
 	}
+	t.flight.sent(sent, again, now)
 	return count
 }
 
@@ -312,7 +311,7 @@ func (s *shard) arm(t *Transfer, now int64) {
 	w := &t.window
 	due := now
 	if t.oack == nil && !t.blocked && w.sendable(t.flight.limit) > 0 {
-		due += int64(t.pace.gap())
+		due += int64(s.gap(t))
 	} else {
 		due = s.patience(t, now)
 	}
@@ -331,13 +330,29 @@ func (s *shard) arm(t *Transfer, now int64) {
 	}
 }
 
+// gap returns the time to the next burst of t. After a timeout there may be nobody left, or all is just slow.
+func (s *shard) gap(t *Transfer) time.Duration {
+	if t.tries == 0 {
+		return t.pace.gap()
+	}
+	wait := t.estimator.timeout(time.Duration(t.window.timeout) * time.Second)
+	if t.window.inFlight() <= t.pace.burst {
+		return wait / 2
+	}
+	return wait / 8
+}
+
 // patience returns when the ACK of what is in flight is overdue. On a local network that counts from now,
-// for a client may be busy; elsewhere from when the blocks were sent that it is to acknowledge next.
+// for a client may be busy; elsewhere, and if there is a sign of a loss, from when the blocks were sent that
+// it is to acknowledge next.
 func (s *shard) patience(t *Transfer, now int64) int64 {
 	e := &t.estimator
 	wait := int64(e.timeout(time.Duration(t.window.timeout) * time.Second))
-	if e.smoothed == 0 || t.flight.isLocal() {
+	if e.smoothed == 0 || t.flight.isLocal() && !t.doubted {
 		return now + wait
+	}
+	if t.doubted {
+		wait = int64(e.smoothed + 2*e.variation + e.suspicion())
 	}
 	at := t.flight.sentAt(t.window.end(t.window.windowSize))
 	if at == 0 {
@@ -443,17 +458,17 @@ func (t *Transfer) lifetime() time.Duration {
 // behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
 func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
-	t.suspectAt, t.recover = 0, w.high
+	t.suspectAt, t.doubted, t.recover = 0, false, w.high
 	t.estimator.lossy = true
 	t.pace.lost(w.acked, toldAt, t.leastTrip())
-	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked))
+	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
 	s.memory.note(t, now)
 	w.rewind()
 	s.advance(t, now)
 }
 
 // recovering reports whether a loss is being repaired. Copies of what the client has make it acknowledge
-// that again, which then tells of no other loss.
+// that again, so its ACK is then a faint sign of another loss.
 func (t *Transfer) recovering() bool { return t.window.acked < t.recover }
 
 // limit sets the limit of a flight.
@@ -486,7 +501,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		s.duplicate(t, now)
 		return
 	}
-	t.progress, t.tries, t.unreachable, t.suspectAt, t.copy = now, 0, false, 0, nil
+	t.progress, t.tries, t.unreachable, t.suspectAt, t.doubted, t.copy = now, 0, false, 0, false, nil
 	if !t.confirmed {
 		s.confirm(t, now)
 	}
@@ -495,6 +510,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		t.estimator.sample(r)
 	}
 	arrived := int(w.acked - before)
+	t.pace.tick(arrived, now)
 	switch answer {
 	case ackLast:
 		s.memory.note(t, now)
@@ -502,12 +518,12 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		return
 	case ackPartial:
 		// The client misses the next block, or it acknowledges each, and the next ACK is under way.
-		if w.inFlight() > 0 && !t.recovering() {
+		if t.doubted = t.recovering(); !t.doubted && w.inFlight() > 0 {
 			t.suspectAt = now + int64(t.estimator.suspicion())
 		}
 	case ackNew:
-		t.pace.arrived(arrived, sentAt, now, t.flight.least)
-		if next := t.flight.next(w.windowSize, arrived); next <= t.flight.limit ||
+		t.pace.arrived(arrived, sentAt, now, t.leastTrip())
+		if next := t.flight.next(w.windowSize, arrived, w.acked); next <= t.flight.limit ||
 			s.server.mayGrow((next-w.windowSize)*w.blockSize) {
 			s.limit(t, next)
 		}
@@ -522,7 +538,12 @@ func (s *shard) duplicate(t *Transfer, now int64) {
 	w := &t.window
 	// iPXE acknowledges the block before an empty one, again and again.
 	t.declined = t.declined || w.acked == 0 && w.last == 1 && w.high == 1 && len(w.segment) == 0
-	if w.inFlight() < 2 || t.suspectAt != 0 || t.recovering() {
+	if w.inFlight() < 2 || t.suspectAt != 0 || t.doubted {
+		return
+	}
+	if t.recovering() {
+		t.doubted = true
+		s.arm(t, now)
 		return
 	}
 	at := t.flight.sentAt(w.end(w.windowSize))

@@ -83,7 +83,7 @@ func (e *estimator) least() time.Duration {
 }
 
 // suspicion returns how long a sign of a loss waits for an ACK that disproves it.
-func (e *estimator) suspicion() time.Duration { return max(e.smoothed/4, suspicionTime) }
+func (e *estimator) suspicion() time.Duration { return max(e.smoothed/8, suspicionTime) }
 
 // timers is a heap of transfers by the time at which their timer is looked at, which is not later than due. A
 // timer that is set to a later time, as every ACK does, leaves the heap as it is.
