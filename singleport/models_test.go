@@ -45,7 +45,8 @@ const (
 // tries is how often a client repeats itself in vain before it gives up.
 const tries = 10
 
-// models are the clients of the field. Their timers are no round numbers, so that none goes off in the very moment of one of the server's.
+// models are the clients of the field. Their timers are no round numbers, so that none goes off in
+// the very moment of one of the server's.
 var models = []model{
 	{name: "tftp-hpa", requests: seconds(5.0007), quiet: seconds(5.0007), deaf: true},
 	{name: "RFC 1350", requests: seconds(1.0003), quiet: seconds(1.0003)},
@@ -106,7 +107,8 @@ func seconds(values ...float64) (durations []time.Duration) {
 	return durations
 }
 
-// size returns the block size that the model's transfers have, as long as the server grants what is asked.
+// size returns the block size that the model's transfers have, as long as the server grants what is
+// asked.
 func (m *model) size() int {
 	if m.blockSize == 0 {
 		return DefaultBlockSize
@@ -354,7 +356,8 @@ func (m *model) carried(file []byte) []byte {
 	return file
 }
 
-// fetchAll fetches a file, each time from a new port, until one try has it whole, as firmware does. It returns the number of tries.
+// fetchAll fetches a file, each time from a new port, until one try has it whole, as firmware does.
+// It returns the number of tries.
 func (m *model) fetchAll(n *rig, client int, name string, most int) int {
 	n.t.Helper()
 	for try := 1; ; try++ {
