@@ -178,7 +178,7 @@ func receivers() []model {
 		modelNamed("tftp-hpa").with("flash", flash),
 		modelNamed("U-Boot").with("ring 32 that dies", card{ring: 32, pace: 50 * usec, mortal: true}),
 		model{name: "Raspberry Pi 4", blockSize: 1024, tsize: true, requests: seconds(1.0003), quiet: seconds(1000), hangs: true, deaf: true},
-		model{name: "U-Boot before 2020.10", blockSize: 1468, timeout: 5, requests: seconds(5.0007), quiet: seconds(5.0007), strange: trusts, deaf: true},
+		oldUBoot,
 	)
 }
 
@@ -316,8 +316,8 @@ func TestTwentyMillisecondsAway(t *testing.T) {
 		window int
 		most   time.Duration
 	}{{1, 800 * msec}, {4, 750 * msec}, {16, 750 * msec}, {64, 400 * msec}} {
-		for _, strange := range []habit{silent, mute, ownNumber, once, each, keeps, trusts} {
-			if c.window > 1 && (strange == keeps || strange == trusts || strange == ownNumber) {
+		for _, strange := range []habit{silent, mute, ownNumber, once, each, keeps} {
+			if c.window > 1 && (strange == keeps || strange == ownNumber) {
 				continue // ask for no windows
 			}
 			m := clientOf(strange, c.window)
@@ -760,19 +760,16 @@ func TestRequestWhileBlocksAreInFlight(t *testing.T) {
 	}
 }
 
-// U-Boot before 2020.10 takes each block that is not the last one again for the next, and
-// acknowledges it by its number: a gap is never told. Its file is right all the same. It looks like
-// its successors, which ask for a timeout of 5 s first and for no windows.
+// A client that trusts the order of what arrives has its file whole all the same, though it never tells
+// of a gap and ends with the last block. By its request it looks like U-Boot of today.
 func TestClientThatTrustsTheOrderHasItsFileWhole(t *testing.T) {
-	m := model{name: "U-Boot before 2020.10", blockSize: 1468, tsize: true, timeout: 5, requests: seconds(5.0007), quiet: seconds(5.0007), strange: trusts,
-		deaf: true}
 	file := content(400_000)
 	for _, p := range []path{{loss: 0.01}, {loss: 0.05}, {reorder: 0.05}, {duplicate: 0.1}, {loss: 0.01, reorder: 0.01, duplicate: 0.01}} {
 		p.rate = 100 * mbit
 		for _, rtt := range []time.Duration{200 * usec, 20 * msec} {
 			p.delay = rtt / 2
 			for seed := range fewer(20) {
-				m.run(t, file, generous, p, uint64(seed))
+				oldUBoot.run(t, file, generous, p, uint64(seed))
 			}
 		}
 	}
