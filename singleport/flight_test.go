@@ -760,8 +760,8 @@ func TestRequestWhileBlocksAreInFlight(t *testing.T) {
 	}
 }
 
-// A client that trusts the order of what arrives has its file whole all the same, though it never tells
-// of a gap and ends with the last block. By its request it looks like U-Boot of today.
+// A client that trusts the order of what arrives has its file whole all the same, though it never
+// tells of a gap and ends with the last block. By its request it looks like U-Boot of today.
 func TestClientThatTrustsTheOrderHasItsFileWhole(t *testing.T) {
 	file := content(400_000)
 	for _, p := range []path{{loss: 0.01}, {loss: 0.05}, {reorder: 0.05}, {duplicate: 0.1}, {loss: 0.01, reorder: 0.01, duplicate: 0.01}} {
