@@ -121,7 +121,8 @@ type link struct {
 	carrying sync.WaitGroup
 }
 
-// traffic counts what was sent in one direction: all of it, and what was lost on the way or in a network card.
+// traffic counts what was sent in one direction: all of it, and what was lost on the way or in a
+// network card.
 type traffic struct{ datagrams, bytes, lost int }
 
 // queuedSend is what the server queued and did not flush yet.
@@ -663,9 +664,9 @@ func (l *link) judge(e endpoint, data []byte) {
 	w.answered = true
 }
 
-// showsLoss reports whether duplicate ACKs may draw a repeat: there are two, and later blocks that caused them. One alone, or those
-// of a network that doubles them while nothing else is under way, would have each repeat make another ACK, and that another repeat
-// (the Sorcerer's Apprentice).
+// showsLoss reports whether duplicate ACKs may draw a repeat: there are two, and later blocks that
+// caused them. One alone, or those of a network that doubles them while nothing else is under way,
+// would have each repeat make another ACK, and that another repeat (the Sorcerer's Apprentice).
 func (w *watch) showsLoss() bool { return w.duplicates >= 2 && w.sent > w.acked+1 }
 
 // parseOACK returns the options of an OACK.

@@ -14,7 +14,8 @@ type model struct {
 	name                  string
 	blockSize, windowSize int // what it asks for; 0 leaves the option out
 	tsize                 bool
-	timeout               int // the option, in seconds
+	timeout               int  // the option, in seconds
+	timeoutFirst          bool // before the other options, as U-Boot writes it
 	netascii              bool
 
 	requests  []time.Duration // between its RRQs, the last again and again
@@ -45,7 +46,8 @@ const (
 // tries is how often a client repeats itself in vain before it gives up.
 const tries = 10
 
-// models are the clients of the field. Their timers are no round numbers, so that none goes off in the very moment of one of the server's.
+// models are the clients of the field. Their timers are no round numbers, so that none goes off in
+// the very moment of one of the server's.
 var models = []model{
 	{name: "tftp-hpa", requests: seconds(5.0007), quiet: seconds(5.0007), deaf: true},
 	{name: "RFC 1350", requests: seconds(1.0003), quiet: seconds(1.0003)},
@@ -59,20 +61,26 @@ var models = []model{
 	{name: "curl", blockSize: 512, tsize: true, timeout: 6, requests: seconds(6.0007), quiet: seconds(6.0007), deaf: true},
 	{name: "busybox", blockSize: 1428, requests: seconds(0.1003, 0.1507, 0.2209, 0.3311), quiet: seconds(0.1003, 0.1507, 0.2209, 0.3311, 0.5007, 0.7503,
 		1.1007, 1.7003, 2.0009), strange: mute, deaf: true},
-	{name: "U-Boot", blockSize: 1468, tsize: true, timeout: 5, requests: seconds(5.0007), quiet: seconds(5.0007), strange: once, deaf: true},
+	{name: "U-Boot", blockSize: 1468, tsize: true, timeout: 5, timeoutFirst: true, requests: seconds(5.0007), quiet: seconds(5.0007), strange: once, deaf: true},
 	{name: "small blocks", blockSize: 8, requests: seconds(1.0003), quiet: seconds(1.0003)},
 	{name: "odd blocks", blockSize: 1001, timeout: 2, requests: seconds(1.0003), quiet: seconds(1.0003), deaf: true},
 	{name: "large blocks", blockSize: 65464, windowSize: 3, requests: seconds(1.0003), quiet: seconds(1.0003), strange: once},
 	{name: "window 2", blockSize: 512, windowSize: 2, requests: seconds(1.0003), quiet: seconds(1.0003), strange: once},
 	{name: "EDK2", blockSize: 1468, windowSize: 4, requests: seconds(4.0007), quiet: seconds(4.0007), strange: each, deaf: true},
 	{name: "atftp", blockSize: 1428, windowSize: 8, tsize: true, requests: seconds(5.0007), quiet: seconds(5.0007), strange: each, deaf: true},
-	{name: "U-Boot 16", blockSize: 1468, windowSize: 16, tsize: true, timeout: 5, requests: seconds(5.0007), quiet: seconds(5.0007), strange: once, deaf: true},
+	{name: "U-Boot 16", blockSize: 1468, windowSize: 16, tsize: true, timeout: 5, timeoutFirst: true, requests: seconds(5.0007), quiet: seconds(5.0007),
+		strange: once, deaf: true},
 	{name: "window 16", blockSize: 1428, windowSize: 16, tsize: true, timeout: 3, requests: seconds(1.0003), quiet: seconds(1.0003), strange: each},
 	{name: "window 8, an ACK for each block", blockSize: 1428, windowSize: 8, requests: seconds(1.0003), quiet: seconds(1.0003), strange: each, eachBlock: true},
 	{name: "window 32", blockSize: 512, windowSize: 32, requests: seconds(1.0003), quiet: seconds(1.0003), strange: once},
 	{name: "window 64", blockSize: 1468, windowSize: 64, requests: seconds(1.0003), quiet: seconds(1.0003), strange: each},
 	{name: "window without blksize", windowSize: 7, requests: seconds(1.0003), quiet: seconds(1.0003), strange: once},
 }
+
+// oldUBoot, before 2020.10, takes each block that is not the last one again for the next, and
+// acknowledges it by its number: it never tells of a gap.
+var oldUBoot = model{name: "U-Boot before 2020.10", blockSize: 1468, tsize: true, timeout: 5, timeoutFirst: true, requests: seconds(5.0007),
+	quiet: seconds(5.0007), strange: trusts, deaf: true}
 
 // modelNamed returns a copy of one of the models.
 func modelNamed(name string) model {
@@ -106,7 +114,8 @@ func seconds(values ...float64) (durations []time.Duration) {
 	return durations
 }
 
-// size returns the block size that the model's transfers have, as long as the server grants what is asked.
+// size returns the block size that the model's transfers have, as long as the server grants what is
+// asked.
 func (m *model) size() int {
 	if m.blockSize == 0 {
 		return DefaultBlockSize
@@ -118,17 +127,22 @@ func (m *model) window() int { return max(m.windowSize, 1) }
 
 func (m *model) request(name string) []byte {
 	var options []string
+	add := func(name string, value int) {
+		if value != 0 {
+			options = append(options, name, strconv.Itoa(value))
+		}
+	}
+	if m.timeoutFirst {
+		add("timeout", m.timeout)
+	}
 	if m.tsize {
 		options = append(options, "tsize", "0")
 	}
-	for _, o := range []struct {
-		name  string
-		value int
-	}{{"blksize", m.blockSize}, {"timeout", m.timeout}, {"windowsize", m.windowSize}} {
-		if o.value != 0 {
-			options = append(options, o.name, strconv.Itoa(o.value))
-		}
+	add("blksize", m.blockSize)
+	if !m.timeoutFirst {
+		add("timeout", m.timeout)
 	}
+	add("windowsize", m.windowSize)
 	mode := "octet"
 	if m.netascii {
 		mode = "netascii"
@@ -354,7 +368,8 @@ func (m *model) carried(file []byte) []byte {
 	return file
 }
 
-// fetchAll fetches a file, each time from a new port, until one try has it whole, as firmware does. It returns the number of tries.
+// fetchAll fetches a file, each time from a new port, until one try has it whole, as firmware does.
+// It returns the number of tries.
 func (m *model) fetchAll(n *rig, client int, name string, most int) int {
 	n.t.Helper()
 	for try := 1; ; try++ {
