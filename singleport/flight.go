@@ -13,6 +13,8 @@ const (
 	// lanQueue, in blocks beside the window, is what may queue at a client on a local network: boards have
 	// rings of 4 frames.
 	lanQueue = 1
+	// lanFlight, in blocks, is the largest flight there, unless the window is larger.
+	lanFlight = firstBurst
 	// farQueue, in blocks, is the same elsewhere, where round trips vary.
 	farQueue = 6
 	// longRoundTrip, in least round trips, is where the limit stops growing: more blocks would only queue.
@@ -113,18 +115,21 @@ func (f *flightLimit) next(windowSize, blocks int, acked uint64) int {
 			return max(f.limit-1, windowSize)
 		}
 	}
-	limit := f.limit
+	limit, ceiling := f.limit, f.ceiling
+	if f.isLocal() {
+		ceiling = min(ceiling, max(windowSize, lanFlight))
+	}
 	switch {
-	case !f.open || limit >= f.ceiling:
+	case !f.open || limit >= ceiling:
 		return limit
 	case limit < f.threshold && !f.isLocal():
-		limit = min(limit+blocks, f.doubled, f.ceiling)
+		limit = min(limit+blocks, f.doubled, ceiling)
 	default:
 		if f.credit += blocks; f.credit < limit {
 			return limit
 		}
 		f.credit -= limit
-		limit = min(limit+windowSize, f.ceiling)
+		limit = min(limit+windowSize, ceiling)
 	}
 	if limit > f.limit {
 		f.round = acked + uint64(limit)
@@ -159,8 +164,9 @@ func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told b
 	}
 	f.lostAt = max(acked, 1)
 	switch {
-	case f.isLocal():
-		f.ceiling = f.threshold
+	case f.isLocal(), f.latest > f.least+f.least/4 && f.queue() > 1:
+		// The way was full, or it is a network card that was.
+		f.ceiling = max(f.threshold/windowSize*windowSize, windowSize)
 	case f.strikes == mostStrikes:
 		f.ceiling, f.strikes = max(f.ceiling/2, windowSize), 0
 	}

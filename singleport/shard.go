@@ -260,14 +260,17 @@ func (s *shard) charge(t *Transfer, size int, now int64) bool {
 	return s.server.admission.charge(&t.pass, now, size)
 }
 
-// advance sends a burst of what the flight of t has room for, and asks the engine for more when it runs out.
+// advance sends what the flight of t has room for, as far as its pace allows, and asks the engine for more
+// when it runs out.
 func (s *shard) advance(t *Transfer, now int64) {
 	w := &t.window
-	for n := min(w.sendable(t.flight.limit), t.pace.most()); n > 0 && !t.blocked; {
+	for n := s.sendable(t, now); n > 0 && !t.blocked; {
 		if w.inFlight() == 0 {
 			t.pace.begin(w.acked, now)
 		}
-		n -= s.sendBlocks(t, n, now)
+		sent := s.sendBlocks(t, n, now)
+		t.pace.sent(sent, now)
+		n -= sent
 	}
 	if w.wantsSegment(t.flight.limit) && t.waiting && t.delivery == deliverNothing {
 		if w.size < 0 {
@@ -281,6 +284,16 @@ func (s *shard) advance(t *Transfer, now int64) {
 		return
 	}
 	s.arm(t, now)
+}
+
+// sendable returns how many blocks of t may be sent now.
+func (s *shard) sendable(t *Transfer, now int64) int {
+	n := t.window.sendable(t.flight.limit)
+	if n == 0 || now < t.resumeAt {
+		return 0
+	}
+	allowed, _ := t.pace.allowed(now)
+	return min(n, allowed)
 }
 
 // sendBlocks queues up to limit blocks that lie side by side, and returns how many.
@@ -311,7 +324,8 @@ func (s *shard) arm(t *Transfer, now int64) {
 	w := &t.window
 	due := now
 	if t.oack == nil && !t.blocked && w.sendable(t.flight.limit) > 0 {
-		due += int64(s.gap(t))
+		_, wait := t.pace.allowed(now)
+		due = max(now+int64(wait), t.resumeAt)
 	} else {
 		due = s.patience(t, now)
 	}
@@ -330,25 +344,16 @@ func (s *shard) arm(t *Transfer, now int64) {
 	}
 }
 
-// gap returns the time to the next burst of t. After a timeout there may be nobody left, or all is just slow.
-func (s *shard) gap(t *Transfer) time.Duration {
-	if t.tries == 0 {
-		return t.pace.gap()
-	}
-	wait := t.estimator.timeout(time.Duration(t.window.timeout) * time.Second)
-	if t.window.inFlight() <= t.pace.burst {
-		return wait / 2
-	}
-	return wait / 8
-}
-
 // patience returns when the ACK of what is in flight is overdue. On a local network that counts from now,
 // for a client may be busy; elsewhere, and if there is a sign of a loss, from when the blocks were sent that
 // it is to acknowledge next.
 func (s *shard) patience(t *Transfer, now int64) int64 {
 	e := &t.estimator
 	wait := int64(e.timeout(time.Duration(t.window.timeout) * time.Second))
-	if e.smoothed == 0 || t.flight.isLocal() && !t.doubted {
+	switch {
+	case e.smoothed == 0 && t.doubted:
+		return now + int64(firstTimeout/2)
+	case e.smoothed == 0 || t.flight.isLocal() && !t.doubted:
 		return now + wait
 	}
 	if t.doubted {
@@ -429,12 +434,12 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 	}
 }
 
-// leastTrip returns the shortest round trip that is known, if only the OACK's; 0 if none is.
+// leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
 func (t *Transfer) leastTrip() time.Duration {
-	if t.flight.least > 0 {
-		return t.flight.least
+	if t.flight.least == 0 || 0 < t.offerTrip && t.offerTrip < t.flight.least {
+		return t.offerTrip
 	}
-	return t.offerTrip
+	return t.flight.least
 }
 
 // repeatUnconfirmed does what is due of an unconfirmed transfer.
@@ -464,7 +469,14 @@ func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
 	s.memory.note(t, now)
 	w.rewind()
+	t.resumeAt = 0
 	s.advance(t, now)
+	if t.tries > 0 {
+		// There may be nobody left, or all is just slow.
+		wait := t.estimator.timeout(time.Duration(w.timeout) * time.Second)
+		t.resumeAt = now + int64(wait/2)
+		s.arm(t, now)
+	}
 }
 
 // recovering reports whether a loss is being repaired. Copies of what the client has make it acknowledge
@@ -501,7 +513,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		s.duplicate(t, now)
 		return
 	}
-	t.progress, t.tries, t.unreachable, t.suspectAt, t.doubted, t.copy = now, 0, false, 0, false, nil
+	t.progress, t.tries, t.unreachable, t.suspectAt, t.doubted, t.copy, t.resumeAt = now, 0, false, 0, false, nil, 0
 	if !t.confirmed {
 		s.confirm(t, now)
 	}
@@ -510,7 +522,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		t.estimator.sample(r)
 	}
 	arrived := int(w.acked - before)
-	t.pace.tick(arrived, now)
+	t.pace.tick(arrived, w.inFlight(), sentAt, now)
 	switch answer {
 	case ackLast:
 		s.memory.note(t, now)

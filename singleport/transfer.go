@@ -57,6 +57,7 @@ type Transfer struct {
 	tries       int    // repeats since then
 	suspectAt   int64  // when a sign of a loss becomes one; 0 for none
 	doubted     bool   // a faint sign of a loss: it is one if the next ACK is overdue
+	resumeAt    int64  // when more may be sent after a timeout; 0 is now
 	recover     uint64 // last block that was sent before the last goBack
 	retransmits int
 	blocked     bool      // it waits in shard.blocked until the socket is writable
