@@ -65,6 +65,8 @@ func options(c *config, getenv func(string) string) []option {
 			"largest blksize granted, in bytes", &c.limits.MaxBlockSize),
 		number("max-windowsize", "TFTP_MAX_WINDOWSIZE", singleport.DefaultMaxWindowSize, 1, singleport.MaxWindowSize,
 			"largest windowsize granted, in blocks", &c.limits.MaxWindowSize),
+		number("ahead", "TFTP_AHEAD", singleport.DefaultAhead, 1, singleport.MaxAhead,
+			"blocks in flight ahead of their ACK; 1 is RFC 1350 and 7440 to the letter", &c.limits.Ahead),
 		number("max-transfers", "TFTP_MAX_TRANSFERS", singleport.DefaultMaxTransfers, 1, maxTransfers,
 			"transfers at a time; above it requests get ERROR 0", &c.limits.MaxTransfers),
 		number("rate", "TFTP_RATE", singleport.DefaultRate, 1, singleport.MaxRate,

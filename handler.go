@@ -17,8 +17,6 @@ import (
 type transfer interface {
 	Name() string
 	Client() netip.AddrPort
-	Mode() singleport.Mode
-	Send(r io.Reader, size int64) error
 	Stats() singleport.Stats
 }
 
@@ -30,30 +28,36 @@ type handler struct {
 	own   []netip.Addr // the bound addresses: only this machine sends from them
 }
 
-// answer serves one RRQ: name to path, path to open file, file to client, and one line in the log.
-func (h *handler) answer(t transfer) error {
+// answer answers one RRQ: name to path, path to open file. The file, or what refuses the request,
+// writes one line in the log.
+func (h *handler) answer(t transfer) (singleport.File, error) {
 	path, err := resolveName(t.Name(), h.allow)
 	if err != nil {
 		if t.Name() != "" || !h.isOwn(t.Client().Addr()) { // else it is -healthcheck
 			h.log.refused("denied", t.Client(), "file=%+q client=%v why=%+q", t.Name(), t.Client(), err.Error())
 		}
-		return singleport.ErrAccess
+		return nil, singleport.ErrAccess
 	}
 	file, err := open(h.root, path)
 	if err != nil {
 		h.log.refused(outcome(err), t.Client(), "file=%+q client=%v why=%+q", path, t.Client(), err.Error())
-		return err
+		return nil, err
 	}
-	defer file.Close()
-	if t.Mode() == singleport.NetASCII {
-		// The size of the result is not known before the conversion, which reads 256 bytes at a
-		// time (pin/tftp netascii/netascii.go, ToReader).
-		err = t.Send(bufio.NewReader(file), -1)
-	} else {
-		err = t.Send(file, file.left)
-	}
-	h.log.ended(path, t, err)
-	return err
+	return &sentFile{wholeFile: file, log: h.log, path: path, transfer: t}, nil
+}
+
+// sentFile is the file of a transfer, whose end it writes to the log.
+type sentFile struct {
+	*wholeFile
+	log      *journal
+	path     string
+	transfer transfer
+}
+
+// Ended implements singleport.File.
+func (f *sentFile) Ended(err error) {
+	f.Close()
+	f.log.ended(f.path, f.transfer, err)
 }
 
 func (h *handler) isOwn(client netip.Addr) bool {
@@ -100,7 +104,7 @@ func open(root *os.Root, path string) (*wholeFile, error) {
 	}
 	info, err := file.Stat()
 	if err == nil && info.Mode().IsRegular() {
-		return &wholeFile{file: file, left: info.Size(), modified: info.ModTime()}, nil
+		return &wholeFile{file: file, size: info.Size(), modified: info.ModTime()}, nil
 	}
 	file.Close()
 	if err != nil {
@@ -126,41 +130,48 @@ func openFailure(err error) *failure {
 	return &failure{singleport.ErrRead, err.Error()}
 }
 
-// wholeFile reads a file up to the size that it had when it was opened. A file that is written to
+// wholeFile reads a file of the size that it had when it was opened. A file that is written to
 // meanwhile ends in an error, so that it never looks whole at the other end. A file that is
 // replaced by rename is read as it was.
 type wholeFile struct {
 	file     *os.File
-	left     int64 // bytes
+	size     int64 // bytes
 	modified time.Time
-	err      error // what every further Read returns
+	text     *bufio.Reader // of Read
 }
 
 func (f *wholeFile) Close() error { return f.file.Close() }
 
-func (f *wholeFile) Read(p []byte) (int, error) {
-	if f.err == nil && f.left == 0 {
-		f.err = io.EOF
-	}
-	if f.err != nil {
-		return 0, f.err
-	}
-	n, err := f.file.Read(p[:min(int64(len(p)), f.left)])
-	f.left -= int64(n)
+// Size implements singleport.File.
+func (f *wholeFile) Size() int64 { return f.size }
+
+// ReadAt implements singleport.File.
+func (f *wholeFile) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := f.file.ReadAt(p[:max(min(int64(len(p)), f.size-offset), 0)], offset)
 	switch {
 	case err == io.EOF:
-		f.err = &failure{singleport.ErrRead, "the file became shorter while it was sent"}
+		return 0, &failure{singleport.ErrRead, "the file became shorter while it was sent"}
 	case err != nil:
-		f.err = &failure{singleport.ErrRead, openFailure(err).why}
-	case f.left == 0:
-		// The check comes before the last block leaves: with that block the client takes the file
-		// for whole.
-		if info, err := f.file.Stat(); err != nil || !info.ModTime().Equal(f.modified) {
-			f.err = &failure{singleport.ErrRead, "the file was written to while it was sent; replace it by rename instead"}
-		}
+		return 0, &failure{singleport.ErrRead, openFailure(err).why}
+	case offset+int64(n) < f.size:
+		return n, nil
 	}
-	if f.err != nil {
-		return 0, f.err
+	// The check comes before the last block leaves: with that block the client takes the file for
+	// whole.
+	if info, err := f.file.Stat(); err != nil || !info.ModTime().Equal(f.modified) {
+		return 0, &failure{singleport.ErrRead, "the file was written to while it was sent; replace it by rename instead"}
+	}
+	if n < len(p) {
+		return n, io.EOF
 	}
 	return n, nil
+}
+
+// Read implements singleport.File. Netascii is read 256 bytes at a time (pin/tftp
+// netascii/netascii.go, ToReader).
+func (f *wholeFile) Read(p []byte) (int, error) {
+	if f.text == nil {
+		f.text = bufio.NewReader(io.NewSectionReader(f, 0, f.size))
+	}
+	return f.text.Read(p)
 }

@@ -29,7 +29,7 @@ func TestJournalEscapes(t *testing.T) {
 	j.Refused(testClient, name, singleport.RefusedBusy)
 	j.Panicked(name, []byte("main.f()\n\tmain.go:1\n"))
 	h := &handler{log: j, allow: mustAllow(t, "*")}
-	h.answer(&fakeTransfer{name: name})
+	(&fakeTransfer{name: name}).run(h)
 	j.ended(name, &fakeTransfer{}, nil)
 	j.ended(name, &fakeTransfer{}, &singleport.ClientError{Message: name})
 	j.close()

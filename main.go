@@ -94,8 +94,11 @@ func run(c *config) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 
-	log.printf("serving listen=%s root=%+q max-blksize=%d max-windowsize=%d max-transfers=%d rate=%d version=%+q",
-		joinAddrs(server.Addrs()), c.root, c.limits.MaxBlockSize, c.limits.MaxWindowSize, c.limits.MaxTransfers, c.limits.Rate, version)
+	if room := server.SendRoom(); 0 < room && room < singleport.BufferSize {
+		log.printf("send buffer size=%d wanted=%d why=%+q", room, singleport.BufferSize, "net.core.wmem_max is small")
+	}
+	log.printf("serving listen=%s root=%+q max-blksize=%d max-windowsize=%d ahead=%d max-transfers=%d rate=%d version=%+q",
+		joinAddrs(server.Addrs()), c.root, c.limits.MaxBlockSize, c.limits.MaxWindowSize, c.limits.Ahead, c.limits.MaxTransfers, c.limits.Rate, version)
 	h := &handler{root: root, allow: c.allow, log: log, own: ownAddrs(server.Addrs())}
 	return serve(server, h, c.grace, signals)
 }
@@ -136,7 +139,7 @@ func unreadable(path string, err error) error {
 func serve(server *singleport.Server, h *handler, grace time.Duration, signals <-chan os.Signal) error {
 	ended := make(chan error, 1)
 	go func() {
-		ended <- server.Serve(func(t *singleport.Transfer) error { return h.answer(t) })
+		ended <- server.Serve(func(t *singleport.Transfer) (singleport.File, error) { return h.answer(t) })
 	}()
 	select {
 	case err := <-ended:

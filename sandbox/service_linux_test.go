@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"flytftp/internal/testkit"
 )
 
@@ -56,6 +58,7 @@ type service struct {
 	root   *os.Root
 	socket *net.UDPConn
 	client *net.UDPConn
+	timer  int // a timerfd
 }
 
 func newService(root *os.Root) (*service, error) {
@@ -64,7 +67,11 @@ func newService(root *os.Root) (*service, error) {
 		return nil, err
 	}
 	client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	return &service{root, socket, client}, err
+	if err != nil {
+		return nil, err
+	}
+	timer, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK)
+	return &service{root, socket, client, timer}, err
 }
 
 func (s *service) run() error {
@@ -106,6 +113,10 @@ func (s *service) run() error {
 			return nil
 		},
 		func(i int) error { return s.echo() },
+		func(i int) error { // the timer of retransmissions
+			spec := unix.ItimerSpec{Value: unix.NsecToTimespec(1)}
+			return unix.TimerfdSettime(s.timer, 0, &spec, nil)
+		},
 	}
 	const rounds = 20
 	for _, task := range tasks {
@@ -140,7 +151,7 @@ func (s *service) run() error {
 var garbage []byte
 
 func (s *service) read(path string, size int) error {
-	// As the product does: O_NONBLOCK for FIFOs, fstat for the size.
+	// As the product does: O_NONBLOCK for FIFOs, fstat for the size, any part of the file.
 	file, err := s.root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
@@ -149,7 +160,7 @@ func (s *service) read(path string, size int) error {
 	if _, err := file.Stat(); err != nil {
 		return err
 	}
-	content, err := io.ReadAll(file)
+	content, err := io.ReadAll(io.NewSectionReader(file, 0, int64(size)+1))
 	if err == nil && !bytes.Equal(content, testkit.Pattern(size)) {
 		err = fmt.Errorf("%d bytes of %s", len(content), path)
 	}

@@ -1,7 +1,6 @@
 package singleport
 
 import (
-	"io"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,11 +118,11 @@ func TestWaitingReadersAreBounded(t *testing.T) {
 		disk := make(chan struct{})
 		waiting := make(chan struct{}, 10_000)
 		go func() {
-			n.served <- n.server.Serve(func(t *Transfer) error {
+			n.served <- n.server.Serve(func(t *Transfer) (File, error) {
 				n.noteBegin(endpointAt(t.Client()), nil)
 				waiting <- struct{}{}
 				<-disk
-				return t.Send(io.MultiReader(), 0)
+				return fileOf(nil)
 			})
 		}()
 		defer n.stop(10 * time.Minute)

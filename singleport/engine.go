@@ -48,15 +48,15 @@ type delivery int
 const (
 	deliverNothing delivery = iota
 	deliverRequest
-	deliverTerms // the OACK that sets the size of segments
-	deliverACK
-	deliverFailure // an ERROR, which ends the transfer
+	deliverACK // the ACK of what pin/tftp sent last, for which it sends the next segment
+	deliverEnd // an ERROR, which ends the transfer, however it went
 )
 
 const (
 	// engineTimeout is never reached: this package ends transfers long before.
 	engineTimeout = 24 * time.Hour
-	// smallBlockSize, in bytes, is the size of the buffers that pin/tftp makes for what it is given: the smallest that SetBlockSize takes.
+	// smallBlockSize, in bytes, is the size of the buffers that pin/tftp makes for what it is given: the
+	// smallest that SetBlockSize takes.
 	smallBlockSize = DefaultBlockSize + 1
 )
 
@@ -103,9 +103,9 @@ func (e *engine) abandon() {
 	s.flush()
 	switch what {
 	case deliverRequest:
-		s.release(t)
-	case deliverTerms, deliverACK:
-		e.enqueue(t, deliverFailure)
+		s.dispose(t)
+	default:
+		e.enqueue(t, deliverEnd)
 	}
 }
 
@@ -155,11 +155,11 @@ func (e *engine) ReadFrom(b []byte) (int, net.Addr, error) {
 		d := t.delivery
 		t.delivery, t.waiting = deliverNothing, false
 		if d == deliverRequest && t.over {
-			e.shard.release(t)
+			e.shard.dispose(t)
 			continue
 		}
 		n := len(t.appendDelivery(b[:0], d))
-		limit, strange := t.segmentLimit, e.strangeForTest
+		size, strange := t.segmentSize, e.strangeForTest
 		e.strangeForTest = nil
 		e.shard.mu.Unlock()
 		e.given, e.givenWhat = t, d
@@ -167,7 +167,7 @@ func (e *engine) ReadFrom(b []byte) (int, net.Addr, error) {
 			return n, strange, nil
 		}
 		if d == deliverRequest {
-			e.setBlockSize(limit)
+			e.setBlockSize(size)
 		}
 		return n, &t.address, nil
 	}
@@ -188,11 +188,7 @@ func (t *Transfer) appendDelivery(b []byte, d delivery) []byte {
 		b = append(b, t.name...)
 		b = append(b, 0)
 		b = append(b, t.mode...)
-		// An OACK to ask for is what lets the size of segments be set when the file is known (sender.go, sendDatagram).
-		return append(b, "\x00blksize\x00512\x00"...)
-	case deliverTerms:
-		b = append(b, 0, opOACK)
-		b = append(b, "blksize\x00"...)
+		b = append(b, "\x00blksize\x00"...)
 		b = strconv.AppendInt(b, int64(t.segmentSize), 10)
 		return append(b, 0)
 	case deliverACK:
@@ -214,9 +210,6 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if opcode == opERROR {
 		s.fail(t, t.readFailure)
 		s.flush()
-		if t.returned {
-			s.release(t)
-		}
 		return len(b), nil
 	}
 	if t.over {
@@ -228,7 +221,7 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 	t.waiting = true
 	switch opcode {
 	case opOACK:
-		s.offer(t)
+		e.enqueue(t, deliverACK) // of block 0
 	case opDATA:
 		t.engineBlock = binary.BigEndian.Uint16(b[2:])
 		s.load(t, b[4:])
@@ -237,7 +230,7 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// read is pin/tftp's read handler: it hands the transfer to the Handler.
+// read is pin/tftp's read handler.
 func (e *engine) read(_ string, rf io.ReaderFrom) error {
 	s := e.shard
 	client := rf.(tftp.OutgoingTransfer).RemoteAddr()
@@ -247,23 +240,18 @@ func (e *engine) read(_ string, rf io.ReaderFrom) error {
 	if t == nil {
 		return errEnded // pin/tftp panicked after it began
 	}
-	t.engine = rf
-	err := s.server.handle(t)
+	rf.ReadFrom(segmentReader{t})
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	t.returned = true
-	if !t.sent {
-		t.readFailure = err
-		return errEnded // so that pin/tftp reports it, in WriteTo, and lets the transfer go
-	}
-	s.fail(t, err) // if it panicked
+	s.fail(t, t.readFailure) // if nothing else ended it
 	s.flush()
-	s.release(t)
+	s.mu.Unlock()
+	s.finish(t)
 	return nil
 }
 
 // add has pin/tftp begin t, under an address of its own.
 func (e *engine) add(t *Transfer) {
+	t.stage = engaged
 	e.lastID++
 	t.id = e.lastID
 	binary.BigEndian.PutUint32(t.ip[:], uint32(t.id>>16))

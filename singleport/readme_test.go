@@ -25,7 +25,6 @@ func TestDocsFigures(t *testing.T) {
 			fmt.Sprintf("ends after %.0f s without an ACK of something new", progressTime.Seconds()),
 			fmt.Sprintf("%.0f s before the first measurement, then %d ms to %.0f s",
 				firstTimeout.Seconds(), minTimeout.Milliseconds(), maxTimeout.Seconds()),
-			fmt.Sprintf("%.1f MiB of data", float64(windowMemory)/windowShare/(1<<20)),
 			fmt.Sprintf("unconfirmed and all of them younger than %.1f s", confirmTime/1e9),
 		},
 		"../docs/security.md": {
@@ -41,7 +40,6 @@ func TestDocsFigures(t *testing.T) {
 			fmt.Sprintf("run for %.0f s or more at fewer than %d KiB a second", hoardTime.Seconds(), hoardRate>>10),
 			fmt.Sprintf("at most %d KiB of its file", (largestSegment+1023)>>10),
 			fmt.Sprintf("%d KiB from %d transfers on", smallestSegment>>10, segmentMemory/smallestSegment),
-			fmt.Sprintf("All windows together hold at most %d MiB", windowMemory>>20),
 			fmt.Sprintf("table of networks is %d KiB", unsafe.Sizeof(*a.table)>>10),
 		},
 		"../docs/architecture.md": {
@@ -82,7 +80,7 @@ func TestDocsAmplification(t *testing.T) {
 			answer = appendError(nil, c.refusal)
 		} else {
 			r, _ := parseRequest([]byte(c.request))
-			_, answer = negotiate(r.options(), DefaultMaxBlockSize, DefaultMaxWindowSize, windowMemory, c.size)
+			_, answer = negotiate(r.options(), DefaultMaxBlockSize, DefaultMaxWindowSize, c.size)
 			if answer == nil {
 				answer = make([]byte, 4+DefaultBlockSize)
 			}

@@ -33,8 +33,9 @@ const (
 
 var optionNames = [optionCount]string{"blksize", "timeout", "tsize", "windowsize"}
 
-// Lowest and highest values that are granted; a tsize is the server's to say.
-var optionBounds = [optionCount][2]int{{MinBlockSize, MaxBlockSize}, {1, MaxTimeout}, {0, 1<<31 - 1}, {1, MaxWindowSize}}
+// Lowest and highest values that are granted. Of a blksize or a windowsize above these, the highest is
+// granted; a tsize is the server's to say.
+var optionBounds = [optionCount][2]int{{MinBlockSize, MaxBlockSize}, {1, MaxTimeout}, {0, mostNumber}, {1, MaxWindowSize}}
 
 // request is an RRQ or a WRQ. Its slices are the datagram's.
 type request struct {
@@ -81,7 +82,11 @@ func parseRequest(datagram []byte) (request, bool) {
 			if !seen[o] && equalFold(name, known) {
 				seen[o] = true
 				bounds := optionBounds[o]
-				if n, ok := parseNumber(value); ok && bounds[0] <= n && n <= bounds[1] {
+				n, ok := parseNumber(value)
+				if option(o) != optionTimeout {
+					n = min(n, bounds[1])
+				}
+				if ok && bounds[0] <= n && n <= bounds[1] {
 					r.wishes[r.count] = wish{option(o), n, name}
 					r.count++
 				}
@@ -109,18 +114,18 @@ func equalFold(b []byte, known string) bool {
 	return true
 }
 
-// parseNumber reads up to nine decimal digits.
+// mostNumber is what parseNumber returns for all that is larger.
+const mostNumber = 1_000_000_000
+
+// parseNumber reads decimal digits, however many.
 func parseNumber(b []byte) (n int, ok bool) {
-	if len(b) == 0 || len(b) > 9 {
-		return 0, false
-	}
 	for _, c := range b {
 		if c < '0' || '9' < c {
 			return 0, false
 		}
-		n = 10*n + int(c-'0')
+		n = min(10*min(n, mostNumber/10)+int(c-'0'), mostNumber)
 	}
-	return n, true
+	return n, len(b) > 0
 }
 
 // servedMode returns the mode of the request; false for one that is not served.
@@ -155,25 +160,21 @@ type terms struct {
 	timeout    int // seconds; 0 where none was agreed
 }
 
-// negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it would be empty. windowBytes
-// bounds the product of the block size and the window size, beyond one block; size, in bytes, answers a tsize unless it is below one.
-func negotiate(options []wish, maxBlockSize, maxWindowSize, windowBytes int, size int64) (terms, []byte) {
+// negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it would be
+// empty. size, in bytes, answers a tsize unless it is below one.
+func negotiate(options []wish, maxBlockSize, maxWindowSize int, size int64) (terms, []byte) {
 	t := terms{blockSize: DefaultBlockSize, windowSize: 1}
-	for _, a := range options {
-		if a.option == optionBlockSize {
-			t.blockSize = min(a.value, maxBlockSize)
-		}
-	}
 	oack := []byte{0, opOACK}
 	for _, a := range options {
 		value := int64(a.value)
 		switch a.option {
 		case optionBlockSize:
+			t.blockSize = min(a.value, maxBlockSize)
 			value = int64(t.blockSize)
 		case optionTimeout:
 			t.timeout = a.value
 		case optionWindowSize:
-			t.windowSize = max(min(a.value, maxWindowSize, windowBytes/t.blockSize), 1)
+			t.windowSize = min(a.value, maxWindowSize)
 			value = int64(t.windowSize)
 		case optionTransferSize:
 			if value = size; size < 1 { // curl fails on a tsize of 0

@@ -9,11 +9,25 @@ import (
 	"time"
 )
 
-// shard is one socket with the transfers that came by it and the engine that runs them. Shards share the admission alone.
+// shard is one socket with the transfers that came by it and the engine that runs them. Shards share the
+// admission, the memory and the bound of files that are waited for.
 //
-// Most of the work is done in receive, in the goroutine that reads the socket: an ACK is answered there with the next blocks of the
-// segment. The engine's goroutines come in through WriteTo, the timer's through expire. What they queue on the socket must be
-// flushed before mu is released, because a segment that is released changes once the engine runs on.
+// Most of the work is done in receive, in the goroutine that reads the socket: an ACK is answered there with
+// the next blocks of the segment. The engine's goroutines come in through WriteTo, the timer's through
+// expire. What they queue on the socket must be flushed before mu is released, because a segment that is
+// released changes once the engine runs on.
+//
+// How a transfer ends:
+//
+//	verb     who calls it                                the client gets   what it frees
+//	end      receive: ERROR, last ACK, replaced; expire  nothing           the port, the timer
+//	fail     the engine, abandon, endAll: a file or pin  an ERROR          the same
+//	makeWay  accept.go, for another request              nothing           the same, and its admission
+//	abandon  the engine, when pin/tftp panicked          ERROR by fail     by fail and dispose
+//	endAll   Shutdown                                    ERROR by fail     the same, of all
+//	forget   end and fail alone                          -                 the port, the timer
+//	finish   the last goroutine of a transfer            -                 the file, admission, memory
+//	dispose  end, where no goroutine is at a transfer    -                 starts one that calls finish
 type shard struct {
 	server *Server
 	socket socket
@@ -25,9 +39,13 @@ type shard struct {
 	clients     map[endpoint]*Transfer // that are not over
 	unconfirmed list                   // answered, the oldest first
 	timers      timers
-	timer       *time.Timer
+	timer       alarm
 	armed       int64 // when timer fires; 0 if it is not set
 	scratch     []byte
+	takeBack    func(t *Transfer, blocks, fresh int) // unsent, which would else be allocated for each flush
+	blocked     []*Transfer                          // whose blocks the socket did not take, the longest waiting first
+	awaiting    bool                                 // the socket calls resume when it can take more
+	memory      memory
 
 	lookedForRoom int64 // see makeRoom
 	drained       int64 // when all that had arrived was read
@@ -36,6 +54,8 @@ type shard struct {
 func newShard(server *Server, socket socket) *shard {
 	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), clients: map[endpoint]*Transfer{}}
 	s.engine = newEngine(s)
+	s.takeBack = s.unsent
+	s.timer = socket.alarm(s.expire)
 	return s
 }
 
@@ -43,18 +63,66 @@ func newShard(server *Server, socket socket) *shard {
 func (s *shard) close() {
 	s.mu.Lock()
 	s.closed = true
-	if s.timer != nil {
-		s.timer.Stop()
-	}
+	s.timer.stop()
 	s.mu.Unlock() // receive may wait for it, and close for that
 	s.socket.close()
 }
 
-// flush sends what is queued.
+// flush sends what is queued. What the socket does not take waits with its transfer.
 func (s *shard) flush() {
-	if !s.closed {
-		s.socket.flush()
+	if !s.closed && !s.socket.flush(s.takeBack) && !s.awaiting {
+		s.awaiting = true
+		s.socket.awaitWritable(s.resume)
 	}
+}
+
+// send queues one datagram.
+func (s *shard) send(to *route, datagram []byte, owner *Transfer) {
+	if s.socket.space(nil) == 0 {
+		s.flush()
+	}
+	s.socket.send(to, datagram, owner)
+}
+
+// unsent takes back blocks of t that the socket did not take, or its OACK, which is none.
+func (s *shard) unsent(t *Transfer, blocks, fresh int) {
+	if t.over {
+		return
+	}
+	t.window.untake(blocks, fresh)
+	if !t.blocked {
+		t.blocked = true
+		s.blocked = append(s.blocked, t)
+	}
+}
+
+// resume goes on with the transfers that the socket kept waiting, in turn. It reports whether the socket
+// took all.
+func (s *shard) resume() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return true
+	}
+	now := s.server.now()
+	for len(s.blocked) > 0 {
+		t := s.blocked[0]
+		s.blocked = s.blocked[:copy(s.blocked, s.blocked[1:])]
+		t.blocked = false
+		switch {
+		case t.over:
+			continue
+		case t.oack != nil:
+			s.send(&t.route, t.oack, t)
+		default:
+			s.advance(t, now)
+		}
+		if !s.socket.flush(s.takeBack) {
+			return false
+		}
+	}
+	s.awaiting = false
+	return true
 }
 
 // receive takes what has arrived. A fault of ours in it costs the datagram, not the server.
@@ -113,23 +181,43 @@ func (s *shard) refused(r *received, why Refusal) {
 	s.server.config.Observer.Refused(r.route.client.addrPort(), "", why)
 }
 
-// offer answers the request of t, now that the size of its file is known: with an OACK, or with the first block, for which the
-// engine is asked.
+// open has the Handler answer t, in a goroutine of its own.
+func (s *shard) open(t *Transfer) {
+	file, err := s.server.handle(t)
+	s.mu.Lock()
+	t.file = file
+	if err != nil || file == nil {
+		s.fail(t, err)
+	} else if !t.over {
+		s.offer(t)
+	}
+	s.flush()
+	over := t.over
+	s.mu.Unlock()
+	if over {
+		s.finish(t)
+	}
+}
+
+// offer answers the request of t, now that its file is known: with an OACK, or with the first block, for
+// which the engine is asked.
 func (s *shard) offer(t *Transfer) {
 	c := &s.server.config
-	agreed, oack := negotiate(t.options, c.MaxBlockSize, c.MaxWindowSize, s.server.windowBytes(), t.size)
-	t.options = nil
-	t.window = newWindow(agreed)
-	if agreed.windowSize > 1 {
-		t.reserved = int64(agreed.windowSize * agreed.blockSize)
-		s.server.reserved.Add(t.reserved)
+	size := t.file.Size()
+	if t.mode != Octet {
+		size = -1
 	}
-	t.setSegmentSize()
+	agreed, oack := negotiate(t.options, c.MaxBlockSize, c.MaxWindowSize, size)
+	t.options = nil
+	t.window = newWindow(agreed, size)
+	t.segmentSize = s.server.segmentSize(agreed.blockSize, size)
+	t.flight = newFlight(agreed.windowSize, c.Ahead)
+	t.pace = newPace()
 	if oack == nil {
-		s.engine.enqueue(t, deliverTerms)
+		s.engine.add(t)
 		return
 	}
-	t.oack = oack
+	t.stage, t.oack = offered, oack
 	s.repeat(t, s.server.now())
 }
 
@@ -146,10 +234,9 @@ func (s *shard) repeat(t *Transfer, now int64) {
 		return
 	case t.oack != nil:
 		if s.charge(t, len(t.oack), now) {
-			s.socket.send(&t.route, t.oack)
+			s.send(&t.route, t.oack, t)
 			t.retransmits += min(t.datagrams, 1)
 		}
-		t.sampledAt = now
 		s.answered(t, now)
 	case t.window.high > 0:
 		t.window.rewind()
@@ -173,28 +260,23 @@ func (s *shard) charge(t *Transfer, size int, now int64) bool {
 	return s.server.admission.charge(&t.pass, now, size)
 }
 
-// advance sends what the window of t has room for, and asks the engine for more when it runs out.
+// advance sends what the flight of t has room for, as far as its pace allows, and asks the engine for more
+// when it runs out.
 func (s *shard) advance(t *Transfer, now int64) {
 	w := &t.window
-	for n := min(w.sendable(), paces[t.pace.level].blocks); n > 0; {
-		number := uint16(w.next)
-		data, count, again := w.take(n)
-		n -= count
-		if t.confirmed || s.charge(t, 4+len(data), now) {
-			s.socket.sendBlocks(&t.route, number, count, w.blockSize, data)
+	for n := s.sendable(t, now); n > 0 && !t.blocked; {
+		if w.inFlight() == 0 {
+			t.pace.begin(w.acked, now)
 		}
-		t.retransmits += again
-		if count > again {
-			t.sampled, t.sampledAt = w.next-1, now
-		} else if w.next > t.sampled {
-			t.sampled = 0 // Karn: its ACK would not tell which of the two it answers
-		}
+		sent := s.sendBlocks(t, n, now)
+		t.pace.sent(sent, now)
+		n -= sent
 	}
-	if w.wantsSegment() && t.waiting && t.delivery == deliverNothing {
-		if len(w.tail) > 0 {
-			s.flush() // release moves what was taken from it
+	if w.wantsSegment(t.flight.limit) && t.waiting && t.delivery == deliverNothing {
+		if w.size < 0 {
+			s.flush() // release moves what was taken from the tail
 		}
-		w.release()
+		t.segmentFrom = w.offset(w.release(t.segmentSize))
 		s.engine.enqueue(t, deliverACK)
 	}
 	if !t.confirmed && w.high > 0 {
@@ -204,15 +286,84 @@ func (s *shard) advance(t *Transfer, now int64) {
 	s.arm(t, now)
 }
 
-// arm sets the timer of t: to go on with a paced window, else to give up waiting for an ACK.
-func (s *shard) arm(t *Transfer, now int64) {
-	wait := t.estimator.timeout(time.Duration(t.window.timeout) * time.Second)
-	if t.oack == nil && t.window.sendable() > 0 {
-		wait = paces[t.pace.level].gap
+// sendable returns how many blocks of t may be sent now.
+func (s *shard) sendable(t *Transfer, now int64) int {
+	n := t.window.sendable(t.flight.limit)
+	if n == 0 || now < t.resumeAt {
+		return 0
 	}
-	if s.timers.set(t, now+int64(wait)) {
+	allowed, _ := t.pace.allowed(now)
+	return min(n, allowed)
+}
+
+// sendBlocks queues up to limit blocks that lie side by side, and returns how many.
+func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
+	w := &t.window
+	space := s.socket.space(t)
+	if space == 0 {
+		s.flush()
+		space = s.socket.space(t)
+	}
+	number := uint16(w.next)
+	data, count, fresh := w.take(min(limit, space))
+	if t.confirmed || s.charge(t, 4+len(data), now) {
+		s.socket.sendBlocks(blocks{owner: t, number: number, count: count, fresh: fresh, data: data})
+	}
+	t.retransmits += count - fresh
+	// An ACK is expected of the last block of a window.
+	sent, again := w.next-1, fresh == 0
+	if end := sent - (sent-w.acked)%uint64(w.windowSize); sent-uint64(count) < end && end < sent {
+		t.flight.sent(end, again, now)
+	}
+	t.flight.sent(sent, again, now)
+	return count
+}
+
+// arm sets the timer of t: to go on with a burst, else to give up waiting for an ACK.
+func (s *shard) arm(t *Transfer, now int64) {
+	w := &t.window
+	due := now
+	if t.oack == nil && !t.blocked && w.sendable(t.flight.limit) > 0 {
+		_, wait := t.pace.allowed(now)
+		due = max(now+int64(wait), t.resumeAt)
+	} else {
+		due = s.patience(t, now)
+	}
+	if t.suspectAt != 0 {
+		due = min(due, t.suspectAt)
+	}
+	if t.copy != nil {
+		due = min(due, t.copy.until)
+	}
+	if w.inFlight() > 0 || !t.confirmed {
+		due = min(due, t.progress+int64(t.lifetime()))
+	}
+	due = max(due, now)
+	if s.timers.set(t, due) {
 		s.schedule(now)
 	}
+}
+
+// patience returns when the ACK of what is in flight is overdue. On a local network that counts from now,
+// for a client may be busy; elsewhere, and if there is a sign of a loss, from when the blocks were sent that
+// it is to acknowledge next.
+func (s *shard) patience(t *Transfer, now int64) int64 {
+	e := &t.estimator
+	wait := int64(e.timeout(time.Duration(t.window.timeout) * time.Second))
+	switch {
+	case e.smoothed == 0 && t.doubted:
+		return now + int64(firstTimeout/2)
+	case e.smoothed == 0 || t.flight.isLocal() && !t.doubted:
+		return now + wait
+	}
+	if t.doubted {
+		wait = int64(e.smoothed + 2*e.variation + e.suspicion())
+	}
+	at := t.flight.sentAt(t.window.end(t.window.windowSize))
+	if at == 0 {
+		at = now
+	}
+	return max(at+wait, now+int64(max(e.smoothed/2, e.suspicion())))
 }
 
 // schedule sets the shard's timer to its first transfer's.
@@ -221,13 +372,11 @@ func (s *shard) schedule(now int64) {
 		return
 	}
 	s.armed = s.timers[0].look
-	wait := time.Duration(max(s.armed-now, 0))
-	if s.timer == nil {
-		s.timer = time.AfterFunc(wait, s.expire)
-	} else {
-		s.timer.Reset(wait)
-	}
+	s.timer.set(time.Duration(max(s.armed-now, 0)))
 }
+
+// sleepTime is how late the timer must fire to show that the process did not run.
+const sleepTime = 500 * time.Millisecond
 
 // expire looks after the transfers whose time has come.
 func (s *shard) expire() {
@@ -236,8 +385,16 @@ func (s *shard) expire() {
 	if s.closed {
 		return
 	}
-	s.armed = 0
 	now := s.server.now()
+	if late := now - s.armed; s.armed != 0 && late > int64(sleepTime) {
+		// The process was stopped, and ACKs may wait in the socket: that time counts for no client.
+		s.server.sleep(time.Duration(late))
+		now = s.server.now()
+		s.armed = now + int64(clockGranularity)
+		s.timer.set(clockGranularity)
+		return
+	}
+	s.armed = 0
 	for t := s.timers.pop(now); t != nil; t = s.timers.pop(now) {
 		s.elapsed(t, now)
 	}
@@ -249,29 +406,87 @@ func (s *shard) expire() {
 func (s *shard) elapsed(t *Transfer, now int64) {
 	w := &t.window
 	switch {
-	case now-t.progress >= int64(progressTime) && (w.inFlight() > 0 || !t.confirmed):
-		s.end(t, ErrTimedOut)
-	case !t.confirmed && t.datagrams >= unconfirmedDatagrams:
+	case t.copy != nil && now >= t.copy.until:
+		s.renew(t, now)
+	case now-t.progress >= int64(t.lifetime()) && (w.inFlight() > 0 || !t.confirmed):
 		s.end(t, ErrTimedOut)
 	case !t.confirmed:
-		s.repeat(t, now)
-	case w.sendable() > 0: // paced
+		s.repeatUnconfirmed(t, now)
+	case t.suspectAt != 0 && now >= t.suspectAt:
+		s.goBack(t, t.progress, now)
+	case w.sendable(t.flight.limit) > 0: // the next burst
 		s.advance(t, now)
 	case w.inFlight() == 0: // the file is being read
 		s.arm(t, now)
+	case t.unreachable:
+		s.end(t, ErrGone)
 	case t.declined && t.tries > 0:
 		s.end(t, nil)
-	case t.tries >= maxTries, t.tries >= lastTries && w.last > 0 && w.acked == w.last-1:
+	case t.tries >= maxTries && t.lifetime() == progressTime, t.tries >= lastTries && w.acked+1 == w.last:
 		s.end(t, ErrTimedOut)
-	default: // something was lost
+	default:
 		t.tries++
 		t.estimator.backoff++
-		if w.windowSize > 1 {
-			t.pace.lost()
+		if t.tries == 2 {
+			t.uncut = true // some paths swallow datagrams that the kernel cut
 		}
-		w.rewind()
-		s.advance(t, now)
+		s.goBack(t, 0, now)
 	}
+}
+
+// leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
+func (t *Transfer) leastTrip() time.Duration {
+	if t.flight.least == 0 || 0 < t.offerTrip && t.offerTrip < t.flight.least {
+		return t.offerTrip
+	}
+	return t.flight.least
+}
+
+// repeatUnconfirmed does what is due of an unconfirmed transfer.
+func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
+	switch {
+	case t.unreachable:
+		s.end(t, ErrGone)
+	case t.datagrams >= unconfirmedDatagrams:
+		s.end(t, ErrTimedOut)
+	default:
+		s.repeat(t, now)
+	}
+}
+
+// lifetime is how long t lives without an ACK of something new.
+func (t *Transfer) lifetime() time.Duration {
+	return max(progressTime, progressTimeouts*time.Duration(t.window.timeout)*time.Second)
+}
+
+// goBack sends what is in flight again, from its first block: a client in lock-step throws away what comes
+// behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
+func (s *shard) goBack(t *Transfer, toldAt, now int64) {
+	w := &t.window
+	t.suspectAt, t.doubted, t.recover = 0, false, w.high
+	t.estimator.lossy = true
+	t.pace.lost(w.acked, toldAt, t.leastTrip())
+	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
+	s.memory.note(t, now)
+	w.rewind()
+	t.resumeAt = 0
+	s.advance(t, now)
+	if t.tries > 0 {
+		// There may be nobody left, or all is just slow.
+		wait := t.estimator.timeout(time.Duration(w.timeout) * time.Second)
+		t.resumeAt = now + int64(wait/2)
+		s.arm(t, now)
+	}
+}
+
+// recovering reports whether a loss is being repaired. Copies of what the client has make it acknowledge
+// that again, so its ACK is then a faint sign of another loss.
+func (t *Transfer) recovering() bool { return t.window.acked < t.recover }
+
+// limit sets the limit of a flight.
+func (s *shard) limit(t *Transfer, blocks int) {
+	s.server.ahead.Add(int64((blocks - t.flight.limit) * t.window.blockSize))
+	t.flight.limit = blocks
 }
 
 // acknowledge takes an ACK.
@@ -281,58 +496,109 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		if number == 0 {
 			t.oack = nil
 			if t.datagrams == 1 {
-				t.estimator.sample(time.Duration(now - t.sampledAt))
+				t.offerTrip = time.Duration(now - t.offeredAt)
 			}
 			s.confirm(t, now)
-			s.engine.enqueue(t, deliverTerms)
+			s.engine.add(t)
 			s.arm(t, now)
 		}
 		return
 	}
+	before := w.acked
 	answer := w.ack(number)
 	switch answer {
 	case ackStale:
-		// iPXE acknowledges the block before an empty one, again and again.
-		t.declined = t.declined || number == 0 && w.last == 1 && w.high == 1 && len(w.segment) == 0
 		return
-	case ackPartial:
-		t.pace.lost()
-	default:
-		t.pace.arrived()
+	case ackDuplicate:
+		s.duplicate(t, now)
+		return
 	}
-	t.progress, t.tries = now, 0
+	t.progress, t.tries, t.unreachable, t.suspectAt, t.doubted, t.copy, t.resumeAt = now, 0, false, 0, false, nil, 0
 	if !t.confirmed {
 		s.confirm(t, now)
 	}
-	if t.sampled > 0 && w.acked >= t.sampled {
-		t.estimator.sample(time.Duration(now - t.sampledAt))
-		t.sampled = 0
+	sentAt := t.flight.sentAt(w.acked)
+	if r := t.flight.measure(w.acked, now); r > 0 {
+		t.estimator.sample(r)
 	}
-	if answer == ackLast {
+	arrived := int(w.acked - before)
+	t.pace.tick(arrived, w.inFlight(), sentAt, now)
+	switch answer {
+	case ackLast:
+		s.memory.note(t, now)
 		s.end(t, nil)
 		return
+	case ackPartial:
+		// The client misses the next block, or it acknowledges each, and the next ACK is under way.
+		if t.doubted = t.recovering(); !t.doubted && w.inFlight() > 0 {
+			t.suspectAt = now + int64(t.estimator.suspicion())
+		}
+	case ackNew:
+		t.pace.arrived(arrived, sentAt, now, t.leastTrip())
+		if next := t.flight.next(w.windowSize, arrived, w.acked); next <= t.flight.limit ||
+			s.server.mayGrow((next-w.windowSize)*w.blockSize) {
+			s.limit(t, next)
+		}
 	}
 	s.advance(t, now)
 }
 
+// duplicate takes an ACK of the last block that was acknowledged. It draws nothing (RFC 1123 section
+// 4.2.3.1, the Sorcerer's Apprentice). But if blocks behind the next one are in flight, it may be the
+// client's word that it misses that one: then it is lost if its ACK is overdue.
+func (s *shard) duplicate(t *Transfer, now int64) {
+	w := &t.window
+	// iPXE acknowledges the block before an empty one, again and again.
+	t.declined = t.declined || w.acked == 0 && w.last == 1 && w.high == 1 && len(w.segment) == 0
+	if w.inFlight() < 2 || t.suspectAt != 0 || t.doubted {
+		return
+	}
+	if t.recovering() {
+		t.doubted = true
+		s.arm(t, now)
+		return
+	}
+	at := t.flight.sentAt(w.end(w.windowSize))
+	t.suspectAt = max(at+int64(t.estimator.smoothed), now) + int64(t.estimator.suspicion())
+	s.arm(t, now)
+}
+
 // confirm notes that the client is where it says.
 func (s *shard) confirm(t *Transfer, now int64) {
-	t.confirmed, t.confirmedAt, t.progress = true, now, now
+	t.confirmed, t.progress, t.estimator.backoff = true, now, 0
+	s.memory.recall(t, now)
 	s.unconfirmed.remove(t)
 	s.server.admission.confirm(&t.pass)
+}
+
+// unreachable takes the word of a host that the port is closed to which a datagram was sent: quoted is how
+// that began. It can be forged, so it must fit what is in flight, and ends a transfer that stays silent alone.
+func (s *shard) unreachable(client endpoint, quoted []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.clients[client]
+	if t == nil || len(quoted) < 4 {
+		return
+	}
+	switch binary.BigEndian.Uint16(quoted) {
+	case opOACK:
+		t.unreachable = t.unreachable || t.oack != nil
+	case opDATA:
+		ahead := binary.BigEndian.Uint16(quoted[2:]) - uint16(t.window.acked)
+		t.unreachable = t.unreachable || 0 < ahead && uint64(ahead) <= t.window.high-t.window.acked
+	}
 }
 
 // end ends t without a word to the client: err says why, nil that the client has the whole file.
 func (s *shard) end(t *Transfer, err error) {
 	s.forget(t, err)
-	if t.delivery == deliverRequest || !t.waiting && t.delivery == deliverNothing {
-		return // ReadFrom releases a request that is over; else the engine comes by itself
+	switch {
+	case t.stage == offered:
+		s.dispose(t)
+	case t.stage == engaged && t.delivery != deliverRequest && (t.waiting || t.delivery != deliverNothing):
+		s.engine.enqueue(t, deliverEnd)
 	}
-	if err == nil {
-		s.engine.enqueue(t, deliverACK)
-	} else {
-		s.engine.enqueue(t, deliverFailure)
-	}
+	// Else open or ReadFrom sees that it is over, or the engine comes by itself.
 }
 
 // fail ends t with the ERROR that err carries, ErrRead if it has none. It does nothing once t is over.
@@ -347,7 +613,7 @@ func (s *shard) fail(t *Transfer, err error) {
 	errors.As(err, &answer)
 	s.scratch = appendError(s.scratch[:0], answer)
 	if t.confirmed || t.datagrams < unconfirmedDatagrams && s.charge(t, len(s.scratch), s.server.now()) {
-		s.socket.send(&t.route, s.scratch)
+		s.send(&t.route, s.scratch, nil)
 	}
 	s.forget(t, err)
 }
@@ -358,31 +624,43 @@ func (s *shard) endAll() {
 	defer s.mu.Unlock()
 	for _, t := range s.clients {
 		s.fail(t, ErrStopping)
-		t.end = ErrStopped
 		s.end(t, ErrStopped)
 	}
 	s.flush()
 }
 
-// forget takes t out of all that can find it but the engine, and lets go of what it held.
+// forget takes t out of all that can find it but the engine.
 func (s *shard) forget(t *Transfer, err error) {
+	t.end = err
 	if !t.over {
-		t.over, t.end, t.ended = true, err, s.server.now()
+		t.over, t.ended = true, s.server.now()
 		delete(s.clients, t.route.client)
 		s.timers.remove(t)
 		s.unconfirmed.remove(t)
+		s.memory.over(t)
 	}
 }
 
-// release ends the account of t, whose goroutine is about to end.
-func (s *shard) release(t *Transfer) {
-	if t.released {
-		return
+// dispose has finish called for a transfer that no goroutine is at.
+func (s *shard) dispose(t *Transfer) {
+	if t.stage != disposed {
+		t.stage = disposed
+		delete(s.engine.byID, t.id)
+		go s.finish(t)
 	}
-	t.released = true
+}
+
+// finish tells the file that t is over, and closes the account of t.
+func (s *shard) finish(t *Transfer) {
+	if t.file != nil {
+		s.server.closeFile(t)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.stage = disposed
 	delete(s.engine.byID, t.id)
 	s.server.admission.end(&t.pass)
-	s.server.reserved.Add(-t.reserved)
+	s.limit(t, t.window.windowSize)
 	s.server.active.Add(-1)
 	if s.server.stopping.Load() {
 		s.server.signalLeft()

@@ -23,7 +23,7 @@ const (
 	MinBlockSize     = 8     // bytes, RFC 2348
 	MaxBlockSize     = 65464 // bytes, RFC 2348
 	DefaultBlockSize = 512   // bytes, RFC 1350: a transfer without the blksize option
-	MaxWindowSize    = 65535 // blocks, RFC 7440
+	MaxWindowSize    = 32767 // blocks; RFC 7440 has 65535, but then an old ACK could count as a new one
 	MaxTimeout       = 255   // seconds, RFC 2349
 )
 
@@ -34,6 +34,13 @@ const (
 	DefaultMaxBlockSize  = 1468
 	DefaultMaxWindowSize = 64 // blocks
 	DefaultMaxTransfers  = 2000
+	// DefaultAhead, in blocks: the ring of 32 of U-Boot's virtio driver never recovers once it was full.
+	DefaultAhead = 24
+	// BufferSize, in bytes, is what a socket asks of the kernel for each direction: room for the requests of
+	// a thousand clients at once, and for their blocks.
+	BufferSize = 4 << 20
+	// MaxAhead, in blocks, is more than any client is known to hold.
+	MaxAhead = 1024
 )
 
 // Error is an ERROR packet: what the client is told, and all that it is told.
@@ -54,13 +61,14 @@ var (
 	ErrStopping = &Error{0, "Server stopping"}
 )
 
-// How a transfer that began can end other than whole. Transfer.Send returns one of these, or a *ClientError, or
-// the error of the reader it was given.
+// How a transfer that began can end other than whole: File.Ended gets one of these, a *ClientError, or
+// the error of a read.
 var (
 	ErrTimedOut = errors.New("no answer from the client")
 	ErrReplaced = errors.New("the client began another request")
 	ErrMadeWay  = errors.New("others waited and the client made no use of it, or held most of what there is")
 	ErrStopped  = errors.New("the server stopped")
+	ErrGone     = errors.New("the client's host says that the port is closed")
 )
 
 // ClientError is an ERROR that the client sent; it ends the transfer and is never answered (RFC 1350 section 7).
@@ -85,17 +93,18 @@ const (
 // Config sets the limits of a Server. Zero values take the defaults that each field names.
 type Config struct {
 	MaxBlockSize  int      // largest blksize granted, bytes, 512 to 65464; 0 is DefaultMaxBlockSize
-	MaxWindowSize int      // largest windowsize granted, blocks, 1 to 65535; 0 is DefaultMaxWindowSize
+	MaxWindowSize int      // largest windowsize granted, blocks, 1 to 32767; 0 is DefaultMaxWindowSize
+	Ahead         int      // blocks in flight ahead of their ACK, if no larger window was agreed; 0 is DefaultAhead, 1 is lock-step
 	MaxTransfers  int      // transfers at a time; 0 is DefaultMaxTransfers
 	Rate          int      // requests a second that one network may make; 0 is DefaultRate
 	Sockets       int      // sockets for each address, on SO_REUSEPORT where more than one; 0 is 1
 	Observer      Observer // told of what never reaches a Handler; nil is nobody
 }
 
-// Handler answers one RRQ. It calls t.Send with the file, or returns without it: an *Error (wrapped or not)
-// says what the client is told, any other error becomes ErrRead on the wire. It runs in a goroutine of its own; a panic in
-// it ends that transfer alone.
-type Handler func(t *Transfer) error
+// Handler answers one RRQ with a file, or with an error: an *Error (wrapped or not) says what the client is
+// told, any other error becomes ErrRead on the wire. It runs in a goroutine of its own; a panic in it, or in
+// the file's methods, ends that transfer alone.
+type Handler func(t *Transfer) (File, error)
 
 // Refusal is why a datagram got no transfer.
 type Refusal int
@@ -123,7 +132,7 @@ type Observer interface {
 	Panicked(value any, stack []byte)
 }
 
-// Stats is what is known of a transfer, complete once Send has returned.
+// Stats is what is known of a transfer, complete when File.Ended is called.
 type Stats struct {
 	Bytes       int64 // bytes of the file that the client acknowledged
 	BlockSize   int
