@@ -13,8 +13,8 @@ const (
 	// lanQueue, in blocks beside the window, is what may queue at a client on a local network: boards have
 	// rings of 4 frames.
 	lanQueue = 1
-	// lanFlight, in blocks, is the largest flight there, unless the window is larger.
-	lanFlight = firstBurst
+	// lanFlight, in blocks, is the largest flight there, unless the window is larger. It is whole windows.
+	lanFlight = 8
 	// farQueue, in blocks, is the same elsewhere, where round trips vary.
 	farQueue = 6
 	// longRoundTrip, in least round trips, is where the limit stops growing: more blocks would only queue.
@@ -94,8 +94,14 @@ func (f *flightLimit) measure(block uint64, now int64) time.Duration {
 	return f.latest
 }
 
-// isLocal reports whether the client is on a local network, as far as is known.
-func (f *flightLimit) isLocal() bool { return f.least < lanTime }
+// isLocal reports whether the client is known to be on a local network.
+func (f *flightLimit) isLocal() bool { return 0 < f.least && f.least < lanTime }
+
+// isFull reports whether what was lost was most likely too much for the way, or for the client's card.
+// Elsewhere losses are accidents.
+func (f *flightLimit) isFull() bool {
+	return f.isLocal() || f.latest > f.least+f.least/4 && f.queue() > 1
+}
 
 // queue returns how many blocks of a full flight wait somewhere on their way, as the round trip tells.
 func (f *flightLimit) queue() int {
@@ -117,7 +123,7 @@ func (f *flightLimit) next(windowSize, blocks int, acked uint64) int {
 	}
 	limit, ceiling := f.limit, f.ceiling
 	if f.isLocal() {
-		ceiling = min(ceiling, max(windowSize, lanFlight))
+		ceiling = min(ceiling, max(windowSize, lanFlight/windowSize*windowSize))
 	}
 	switch {
 	case !f.open || limit >= ceiling:
@@ -164,8 +170,7 @@ func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told b
 	}
 	f.lostAt = max(acked, 1)
 	switch {
-	case f.isLocal(), f.latest > f.least+f.least/4 && f.queue() > 1:
-		// The way was full, or it is a network card that was.
+	case f.isFull():
 		f.ceiling = max(f.threshold/windowSize*windowSize, windowSize)
 	case f.strikes == mostStrikes:
 		f.ceiling, f.strikes = max(f.ceiling/2, windowSize), 0

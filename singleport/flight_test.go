@@ -454,7 +454,7 @@ func TestManyShareASlowLink(t *testing.T) {
 func TestWindowsLargerThanTheRing(t *testing.T) {
 	file := content(fewer(40) * 100_000)
 	for _, ring := range []int{4, 8, 16} {
-		for _, pace := range []time.Duration{10 * usec, 30 * usec, 100 * usec} {
+		for _, pace := range []time.Duration{30 * usec, 50 * usec, 100 * usec} {
 			t.Run(fmt.Sprintf("ring %d, %v a frame", ring, pace), func(t *testing.T) {
 				t.Parallel()
 				for _, strange := range []habit{once, each} {

@@ -327,7 +327,7 @@ func (d *windowDriver) unsend(n int) {
 
 func (d *windowDriver) goBack() {
 	inFlight := d.inFlight()
-	d.flight.limit = d.flight.lost(d.windowSize, inFlight, firstBurst, d.acked, d.now&1 == 0)
+	d.flight.limit = d.flight.lost(d.windowSize, inFlight, nearBurst, d.acked, d.now&1 == 0)
 	d.taken = nil
 	d.rewind()
 }

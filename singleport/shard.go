@@ -352,7 +352,7 @@ func (s *shard) patience(t *Transfer, now int64) int64 {
 	wait := int64(e.timeout(time.Duration(t.window.timeout) * time.Second))
 	switch {
 	case e.smoothed == 0 && t.doubted:
-		return now + int64(firstTimeout/2)
+		return now + int64(max(4*t.leastTrip(), 2*minTimeout))
 	case e.smoothed == 0 || t.flight.isLocal() && !t.doubted:
 		return now + wait
 	}
@@ -463,9 +463,9 @@ func (t *Transfer) lifetime() time.Duration {
 // behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
 func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
-	t.suspectAt, t.doubted, t.recover = 0, false, w.high
+	t.suspectAt, t.doubted, t.blind, t.repairedAt = 0, false, toldAt == 0, now
 	t.estimator.lossy = true
-	t.pace.lost(w.acked, toldAt, t.leastTrip())
+	t.pace.lost(w.acked, toldAt, t.leastTrip(), t.flight.isLocal(), t.flight.isFull() || t.tries > 1)
 	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
 	s.memory.note(t, now)
 	w.rewind()
@@ -474,14 +474,10 @@ func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	if t.tries > 0 {
 		// There may be nobody left, or all is just slow.
 		wait := t.estimator.timeout(time.Duration(w.timeout) * time.Second)
-		t.resumeAt = now + int64(wait/2)
+		t.resumeAt = now + int64(min(wait, firstTimeout)/2)
 		s.arm(t, now)
 	}
 }
-
-// recovering reports whether a loss is being repaired. Copies of what the client has make it acknowledge
-// that again, so its ACK is then a faint sign of another loss.
-func (t *Transfer) recovering() bool { return t.window.acked < t.recover }
 
 // limit sets the limit of a flight.
 func (s *shard) limit(t *Transfer, blocks int) {
@@ -529,12 +525,16 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		s.end(t, nil)
 		return
 	case ackPartial:
-		// The client misses the next block, or it acknowledges each, and the next ACK is under way.
-		if t.doubted = t.recovering(); !t.doubted && w.inFlight() > 0 {
+		// The client misses the next block, or it acknowledges each, and the next ACK is under way. Or it saw a
+		// copy of a block that it had: then nothing but a silence tells of another loss.
+		if t.blind {
+			t.blind, t.doubted = false, true
+		} else if w.inFlight() > 0 {
 			t.suspectAt = now + int64(t.estimator.suspicion())
 		}
 	case ackNew:
-		t.pace.arrived(arrived, sentAt, now, t.leastTrip())
+		t.blind = false
+		t.pace.arrived(arrived, sentAt, now, t.leastTrip(), t.flight.isLocal())
 		if next := t.flight.next(w.windowSize, arrived, w.acked); next <= t.flight.limit ||
 			s.server.mayGrow((next-w.windowSize)*w.blockSize) {
 			s.limit(t, next)
@@ -553,13 +553,15 @@ func (s *shard) duplicate(t *Transfer, now int64) {
 	if w.inFlight() < 2 || t.suspectAt != 0 || t.doubted {
 		return
 	}
-	if t.recovering() {
-		t.doubted = true
-		s.arm(t, now)
-		return
+	e := &t.estimator
+	if t.blind || now-t.repairedAt < int64(e.smoothed+e.suspicion()) {
+		return // it is about what was in flight before that went back
 	}
-	at := t.flight.sentAt(w.end(w.windowSize))
-	t.suspectAt = max(at+int64(t.estimator.smoothed), now) + int64(t.estimator.suspicion())
+	if at := t.flight.sentAt(w.end(w.windowSize)); at != 0 {
+		t.suspectAt = max(at+int64(e.smoothed), now) + int64(e.suspicion())
+	} else {
+		t.doubted = true // the window is still being sent
+	}
 	s.arm(t, now)
 }
 

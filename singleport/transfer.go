@@ -53,12 +53,13 @@ type Transfer struct {
 	unreachable   bool          // its host said since the last new ACK that the port is closed
 	uncut         bool          // datagrams that the kernel cuts do not arrive
 
-	progress    int64  // when something new was acknowledged last
-	tries       int    // repeats since then
-	suspectAt   int64  // when a sign of a loss becomes one; 0 for none
-	doubted     bool   // a faint sign of a loss: it is one if the next ACK is overdue
-	resumeAt    int64  // when more may be sent after a timeout; 0 is now
-	recover     uint64 // last block that was sent before the last goBack
+	progress    int64 // when something new was acknowledged last
+	tries       int   // repeats since then
+	suspectAt   int64 // when a sign of a loss becomes one; 0 for none
+	doubted     bool  // a faint sign of a loss: it is one if the next ACK is overdue
+	resumeAt    int64 // when more may be sent after a timeout; 0 is now
+	blind       bool  // its flight was sent again without a word from the client, which may have part of it
+	repairedAt  int64 // when its flight was sent again last
 	retransmits int
 	blocked     bool      // it waits in shard.blocked until the socket is writable
 	copy        *lateCopy // of its RRQ or of the one before it, which may be a new one
