@@ -162,7 +162,7 @@ func (f *flightLimit) isRoomy(windowSize int) bool {
 func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told bool) int {
 	f.marks = f.marks[:0]
 	f.credit, f.round, f.open = 0, 0, false
-	f.threshold = max(min(f.limit, inFlight)/2, windowSize)
+	f.threshold = max(min(f.limit, inFlight)*3/4/windowSize*windowSize, windowSize)
 	if f.lostAt > 0 && acked-f.lostAt < uint64(f.limit) {
 		f.strikes++
 	} else {
@@ -171,7 +171,7 @@ func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told b
 	f.lostAt = max(acked, 1)
 	switch {
 	case f.isFull():
-		f.ceiling = max(f.threshold/windowSize*windowSize, windowSize)
+		f.ceiling = f.threshold
 	case f.strikes == mostStrikes:
 		f.ceiling, f.strikes = max(f.ceiling/2, windowSize), 0
 	}

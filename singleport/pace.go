@@ -16,6 +16,7 @@ type pace struct {
 	from     uint64        // the block before that
 	ticked   int64         // when the last ACK of new blocks came; 0 if none did since a loss
 	known    bool          // an ACK of DATA came
+	misses   int           // losses that no ACK told of, since a window was acknowledged whole
 	interval time.Duration // between blocks, as their ACKs come, smoothed; 0 if it is not known
 }
 
@@ -89,10 +90,11 @@ func (p *pace) tick(blocks, inFlight int, sentAt, now int64) {
 // arrived takes the ACK of whole windows of that many blocks, the last of which was sent at sentAt. least
 // is the shortest round trip, near says that it is that of a local network.
 func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near bool) {
-	step, slack := farStep, time.Duration(farBurst)*p.perBlock
+	step, slack := min(farStep, (blocks+3)/4), time.Duration(farBurst)*p.perBlock
+	p.misses = 0
 	p.burst = min(2*p.burst, farBurst)
 	if near {
-		p.burst, step, slack = min(p.burst, nearBurst), nearStep, p.perBlock/2
+		p.burst, step, slack = min(p.burst, nearBurst), min(nearStep, (blocks+7)/8), p.perBlock/2
 	}
 	began := p.began
 	p.began = 0
@@ -102,7 +104,7 @@ func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near 
 		}
 		return
 	}
-	faster := p.perBlock - p.perBlock*time.Duration(min(step, (blocks+7)/8))/time.Duration(blocks)
+	faster := p.perBlock - p.perBlock*time.Duration(step)/time.Duration(blocks)
 	if waited := time.Duration(now-sentAt) - least; waited > slack+least/8 {
 		faster = max(faster, drained(blocks, now-began, least))
 	}
@@ -121,10 +123,13 @@ func (p *pace) lost(block uint64, at int64, least time.Duration, near, full bool
 	if full {
 		p.perBlock = max(p.perBlock, p.interval)
 	}
+	if at == 0 {
+		p.misses++
+	}
 	switch {
 	case at == 0 && !p.known: // all of it may have been too much
-		p.perBlock = min(max(2*p.perBlock, least/4), slowestPerBlock)
-	case at == 0 && full:
+		p.perBlock = min(max(2*p.perBlock, least/8), slowestPerBlock)
+	case at == 0 && (full || p.misses > 1):
 		p.perBlock = min(2*p.perBlock, slowestPerBlock)
 	case p.began > 0 && p.began < at && at-p.began < int64(tellTime) && block >= p.from+farBurst && least > 0:
 		p.perBlock = max(p.perBlock, drained(int(block-p.from), at-p.began, least))
