@@ -27,18 +27,19 @@ const (
 
 // flightLimit is that of one transfer, and what it follows from.
 type flightLimit struct {
-	limit     int           // blocks; never less than the window
-	ceiling   int           // blocks; the most that limit may become
-	threshold int           // blocks; below it the limit grows with each ACK, above it with each round trip
-	credit    int           // blocks acknowledged towards the next step
-	round     uint64        // the block whose ACK tells how the present limit does
-	doubled   int           // blocks; twice the limit at the beginning of the round
-	open      bool          // the limit may grow in this round
-	lostAt    uint64        // the last block that was acknowledged when a block was lost last; 0 if none was
-	strikes   int           // losses in a row, each within a flight of the one before
-	least     time.Duration // the shortest round trip; 0 before the first
-	latest    time.Duration
-	marks     []mark
+	limit                      int           // blocks; never less than the window
+	ceiling                    int           // blocks; the most that limit may become
+	threshold                  int           // blocks; below it the limit grows with each ACK, above it with each round trip
+	credit                     int           // blocks acknowledged towards the next step
+	round                      uint64        // the block whose ACK tells how the present limit does
+	doubled                    int           // blocks; twice the limit at the beginning of the round
+	open                       bool          // the limit may grow in this round
+	lostAt                     uint64        // the last block that was acknowledged when a block was lost last; 0 if none was
+	limitBefore, ceilingBefore int           // what they were before that
+	strikes                    int           // losses in a row, each within a flight of the one before
+	least                      time.Duration // the shortest round trip; 0 before the first
+	latest                     time.Duration
+	marks                      []mark
 }
 
 // mark notes when a block was sent last.
@@ -160,6 +161,7 @@ func (f *flightLimit) isRoomy(windowSize int) bool {
 // burst. It is never less than the window. acked is the last block that was acknowledged, inFlight how many
 // were sent behind it.
 func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told bool) int {
+	f.limitBefore, f.ceilingBefore = f.limit, f.ceiling
 	f.marks = f.marks[:0]
 	f.credit, f.round, f.open = 0, 0, false
 	f.threshold = max(min(f.limit, inFlight)*3/4/windowSize*windowSize, windowSize)
@@ -179,4 +181,11 @@ func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told b
 		return f.threshold
 	}
 	return max(min(f.threshold, burst), windowSize)
+}
+
+// undo returns the limit after it turned out that nothing was lost.
+func (f *flightLimit) undo(windowSize int) int {
+	f.ceiling, f.lostAt, f.strikes = f.ceilingBefore, 0, 0
+	f.threshold = max(f.limitBefore, windowSize)
+	return f.threshold
 }

@@ -357,7 +357,7 @@ func (s *shard) patience(t *Transfer, now int64) int64 {
 		return now + wait
 	}
 	if t.doubted {
-		wait = int64(e.smoothed + 2*e.variation + e.suspicion())
+		wait = int64(e.smoothed + 2*e.variation + t.suspicion())
 	}
 	at := t.flight.sentAt(t.window.end(t.window.windowSize))
 	if at == 0 {
@@ -464,6 +464,7 @@ func (t *Transfer) lifetime() time.Duration {
 func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
 	t.suspectAt, t.doubted, t.blind, t.repairedAt = 0, false, toldAt == 0, now
+	t.alarmed = toldAt != 0
 	t.estimator.lossy = true
 	t.pace.lost(w.acked, toldAt, t.leastTrip(), t.flight.isLocal(), t.flight.isFull() || t.tries > 1)
 	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
@@ -513,9 +514,12 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 	if !t.confirmed {
 		s.confirm(t, now)
 	}
+	s.judge(t, now)
 	sentAt := t.flight.sentAt(w.acked)
 	if r := t.flight.measure(w.acked, now); r > 0 {
 		t.estimator.sample(r)
+	} else if t.estimator.smoothed > 0 {
+		t.estimator.backoff = 0
 	}
 	arrived := int(w.acked - before)
 	t.pace.tick(arrived, w.inFlight(), sentAt, now)
@@ -530,7 +534,8 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		if t.blind {
 			t.blind, t.doubted = false, true
 		} else if w.inFlight() > 0 {
-			t.suspectAt = now + int64(t.estimator.suspicion())
+			sent := t.flight.sentAt(w.acked+1) + int64(t.estimator.smoothed)
+			t.suspectAt = max(sent, now) + int64(t.suspicion())
 		}
 	case ackNew:
 		t.blind = false
@@ -543,6 +548,29 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 	s.advance(t, now)
 }
 
+// judge takes an ACK of new blocks for what it says of an alarm: of the sign of a loss that waits, and of the
+// last one for which the flight was sent again. An ACK that comes too soon to answer a copy answers the block
+// that was thought lost (RFC 3522's idea, by time). Then nothing was lost, and the next sign has longer to
+// prove itself.
+func (s *shard) judge(t *Transfer, now int64) {
+	if !t.alarmed {
+		return
+	}
+	t.alarmed = false
+	if now-t.repairedAt < int64(t.leastTrip())*3/4 {
+		t.alarms = min(t.alarms+1, mostAlarms)
+		s.limit(t, t.flight.undo(t.window.windowSize))
+		t.window.next = max(t.window.next, t.window.high+1)
+	}
+}
+
+// mostAlarms bounds the doublings of a suspicion.
+const mostAlarms = 5
+
+// suspicion returns how long a sign of a loss waits for an ACK that disproves it: the longer the more often
+// one did so too late.
+func (t *Transfer) suspicion() time.Duration { return t.estimator.suspicion() << t.alarms }
+
 // duplicate takes an ACK of the last block that was acknowledged. It draws nothing (RFC 1123 section
 // 4.2.3.1, the Sorcerer's Apprentice). But if blocks behind the next one are in flight, it may be the
 // client's word that it misses that one: then it is lost if its ACK is overdue.
@@ -554,11 +582,11 @@ func (s *shard) duplicate(t *Transfer, now int64) {
 		return
 	}
 	e := &t.estimator
-	if t.blind || now-t.repairedAt < int64(e.smoothed+e.suspicion()) {
+	if t.blind || now-t.repairedAt < int64(e.smoothed+t.suspicion()) {
 		return // it is about what was in flight before that went back
 	}
 	if at := t.flight.sentAt(w.end(w.windowSize)); at != 0 {
-		t.suspectAt = max(at+int64(e.smoothed), now) + int64(e.suspicion())
+		t.suspectAt = max(at+int64(e.smoothed), now) + int64(t.suspicion())
 	} else {
 		t.doubted = true // the window is still being sent
 	}

@@ -59,6 +59,8 @@ type Transfer struct {
 	doubted     bool  // a faint sign of a loss: it is one if the next ACK is overdue
 	resumeAt    int64 // when more may be sent after a timeout; 0 is now
 	blind       bool  // its flight was sent again without a word from the client, which may have part of it
+	alarmed     bool  // its flight was sent again for the sign of a loss, and no ACK came since
+	alarms      int   // how often that was for nothing
 	repairedAt  int64 // when its flight was sent again last
 	retransmits int
 	blocked     bool      // it waits in shard.blocked until the socket is writable
