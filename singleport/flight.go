@@ -39,6 +39,7 @@ type flightLimit struct {
 	strikes                    int           // losses in a row, each within a flight of the one before
 	least                      time.Duration // the shortest round trip; 0 before the first
 	latest                     time.Duration
+	offer                      time.Duration // the round trip of the OACK; 0 if it is not known
 	marks                      []mark
 }
 
@@ -52,6 +53,9 @@ type mark struct {
 // newFlight returns the limit of a transfer. ahead is rounded up to whole windows: a client says nothing
 // about a part of one.
 func newFlight(windowSize, ahead int) flightLimit {
+	if windowSize == 1 {
+		ahead = min(ahead, maxBeyond)
+	}
 	ceiling := (max(ahead, 1) + windowSize - 1) / windowSize * windowSize
 	return flightLimit{limit: windowSize, ceiling: ceiling, threshold: ceiling}
 }
@@ -109,7 +113,11 @@ func (f *flightLimit) queue() int {
 	if f.latest == 0 {
 		return f.limit
 	}
-	return int(int64(f.limit) * int64(f.latest-f.least) / int64(f.latest))
+	empty := f.least
+	if 0 < f.offer && f.offer < empty {
+		empty = f.offer // that of a window has the time that its blocks take on a slow wire
+	}
+	return int(int64(f.limit) * int64(f.latest-empty) / int64(f.latest))
 }
 
 // next returns the limit after an ACK of so many new blocks, the last of which is acked. How the present

@@ -29,6 +29,8 @@ const (
 	firstPerBlock = 125 * time.Microsecond
 	// fastestPerBlock is a full frame at 1 Gbit/s.
 	fastestPerBlock = 12 * time.Microsecond
+	// fastestFar is the same elsewhere: over long round trips it hardly shows when a client falls behind.
+	fastestFar = 40 * time.Microsecond
 	// shortestWait is worth a timer for such a client: blocks due within it are sent together.
 	shortestWait = 50 * time.Microsecond
 	// slowestPerBlock bounds what is measured: a block of 512 bytes at 128 kbit/s.
@@ -90,11 +92,11 @@ func (p *pace) tick(blocks, inFlight int, sentAt, now int64) {
 // arrived takes the ACK of whole windows of that many blocks, the last of which was sent at sentAt. least
 // is the shortest round trip, near says that it is that of a local network.
 func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near bool) {
-	step, slack := min(farStep, (blocks+3)/4), time.Duration(farBurst)*p.perBlock
+	step, slack, fastest := min(farStep, (blocks+3)/4), time.Duration(farBurst)*p.perBlock, fastestFar
 	p.misses = 0
 	p.burst = min(2*p.burst, farBurst)
 	if near {
-		p.burst, step, slack = min(p.burst, nearBurst), min(nearStep, (blocks+7)/8), p.perBlock/2
+		p.burst, step, slack, fastest = min(p.burst, nearBurst), min(nearStep, (blocks+7)/8), p.perBlock/2, fastestPerBlock
 	}
 	began := p.began
 	p.began = 0
@@ -108,7 +110,7 @@ func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near 
 	if waited := time.Duration(now-sentAt) - least; waited > slack+least/8 {
 		faster = max(faster, drained(blocks, now-began, least))
 	}
-	p.perBlock = max(min(faster, p.perBlock*2), p.slowest, fastestPerBlock)
+	p.perBlock = max(min(faster, p.perBlock*2), p.slowest, fastest)
 }
 
 // lost takes a loss. An ACK said at that time which block arrived last, or none did, and at is 0. least is
