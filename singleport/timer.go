@@ -18,7 +18,7 @@ const (
 	// minLossyTimeout is the lower bound once a loss was repaired, on a local network minTimeout.
 	minLossyTimeout = 20 * time.Millisecond
 	// longestLull bounds the time that a flight takes which is sent burst by burst after a timeout.
-	longestLull = 2 * time.Second
+	longestLull = 500 * time.Millisecond
 	// maxTimeout is how long it may become by doubling, unless a round trip takes longer.
 	maxTimeout = 4 * time.Second
 	// clockGranularity is RFC 6298's G.

@@ -63,6 +63,7 @@ type Transfer struct {
 	probes      int   // copies of a block whose ACK alone is missing, since something new was acknowledged
 	alarmed     bool  // its flight was sent again for the sign of a loss, and no ACK came since
 	alarms      int   // how often that was for nothing
+	copiedAt    int64 // when blocks were sent again last, but for a probe
 	repairedAt  int64 // when its flight was sent again last
 	retransmits int
 	blocked     bool      // it waits in shard.blocked until the socket is writable
