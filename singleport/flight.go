@@ -17,6 +17,8 @@ const (
 	lanFlight = 8
 	// farQueue, in blocks, is the same elsewhere, where round trips vary.
 	farQueue = 6
+	// quickQueue, in blocks, is the same for a client whose ACKs show that it is no boot program.
+	quickQueue = 16
 	// longRoundTrip, in least round trips, is where the limit stops growing: more blocks would only queue.
 	longRoundTrip = 2
 	// mostStrikes losses in a row are no accident of the path.
@@ -33,6 +35,7 @@ type flightLimit struct {
 	credit                     int           // blocks acknowledged towards the next step
 	round                      uint64        // the block whose ACK tells how the present limit does
 	doubled                    int           // blocks; twice the limit at the beginning of the round
+	quick                      bool          // the client is faster than any boot program
 	open                       bool          // the limit may grow in this round
 	lostAt                     uint64        // the last block that was acknowledged when a block was lost last; 0 if none was
 	limitBefore, ceilingBefore int           // what they were before that
@@ -131,7 +134,7 @@ func (f *flightLimit) next(windowSize, blocks int, acked uint64) int {
 		}
 	}
 	limit, ceiling := f.limit, f.ceiling
-	if f.isLocal() {
+	if f.isLocal() && !f.quick {
 		ceiling = min(ceiling, max(windowSize, lanFlight/windowSize*windowSize))
 	}
 	switch {
@@ -154,7 +157,10 @@ func (f *flightLimit) next(windowSize, blocks int, acked uint64) int {
 
 // allowed returns how many blocks may queue.
 func (f *flightLimit) allowed(windowSize int) int {
-	if f.isLocal() {
+	switch {
+	case f.isLocal() && f.quick:
+		return quickQueue
+	case f.isLocal():
 		return windowSize - 1 + lanQueue
 	}
 	return farQueue
@@ -162,7 +168,7 @@ func (f *flightLimit) allowed(windowSize int) int {
 
 // isRoomy reports whether the last round trip leaves room for more blocks: none would only queue.
 func (f *flightLimit) isRoomy(windowSize int) bool {
-	return f.latest > 0 && f.latest <= longRoundTrip*f.least && f.queue() <= f.allowed(windowSize)
+	return f.latest > 0 && (f.latest <= longRoundTrip*f.least || f.quick) && f.queue() <= f.allowed(windowSize)
 }
 
 // lost returns the limit after a loss that an ACK told of, or, if told is false, the timer: then it is a

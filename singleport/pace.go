@@ -17,6 +17,7 @@ type pace struct {
 	ticked   int64         // when the last ACK of new blocks came; 0 if none did since a loss
 	known    bool          // an ACK of DATA came
 	misses   int           // losses that no ACK told of, since a window was acknowledged whole
+	ticks    int           // how often that was measured
 	interval time.Duration // between blocks, as their ACKs come, smoothed; 0 if it is not known
 }
 
@@ -29,6 +30,12 @@ const (
 	firstPerBlock = 125 * time.Microsecond
 	// fastestPerBlock is a full frame at 1 Gbit/s.
 	fastestPerBlock = 12 * time.Microsecond
+	// crowdTime is longer than any ring takes to drain: on a local network whoever waits so long waits for others.
+	crowdTime = 8 * time.Millisecond
+	// quickTicks measurements are enough to believe it.
+	quickTicks = 8
+	// quickPerBlock is faster than boot programs are.
+	quickPerBlock = 15 * time.Microsecond
 	// fastestFar is the same elsewhere: over long round trips it hardly shows when a client falls behind.
 	fastestFar = 40 * time.Microsecond
 	// shortestWait is worth a timer for such a client: blocks due within it are sent together.
@@ -43,7 +50,14 @@ const (
 	farStep  = 16
 )
 
-func newPace() pace { return pace{burst: nearBurst, perBlock: firstPerBlock} }
+// newPace returns the pace of a client that is not known. One that asks for blocks larger than frames can put
+// fragments together, so it is no boot program.
+func newPace(blockSize int) pace {
+	if blockSize > DefaultMaxBlockSize {
+		return pace{burst: nearBurst, perBlock: fastestPerBlock}
+	}
+	return pace{burst: nearBurst, perBlock: firstPerBlock}
+}
 
 // allowed returns how many blocks may be sent now, and, if none may, how long to wait for one.
 func (p *pace) allowed(now int64) (blocks int, wait time.Duration) {
@@ -69,6 +83,12 @@ func (p *pace) sent(blocks int, now int64) {
 	p.at = now
 }
 
+// isQuick reports whether the ACKs of blocks that were under way together show a client faster than boot
+// programs are.
+func (p *pace) isQuick() bool {
+	return 0 < p.ticked && p.interval < quickPerBlock && p.ticks >= quickTicks
+}
+
 // begin notes that the block behind from is sent, with nothing else under way.
 func (p *pace) begin(from uint64, now int64) { p.from, p.began, p.waiting = from, now, 0 }
 
@@ -83,8 +103,9 @@ func (p *pace) tick(blocks, inFlight int, sentAt, now int64) {
 		if p.interval == 0 {
 			p.interval = interval
 		}
-		p.interval += (interval - p.interval) / 4
-		p.perBlock = max(min(p.perBlock, p.interval), p.slowest, fastestPerBlock)
+		p.interval += (interval - p.interval) / 8
+		p.ticks++
+		p.perBlock = max(min(p.perBlock, p.interval), p.slowest, quickPerBlock/4)
 	}
 	p.ticked, p.known = now, true
 }
@@ -107,7 +128,7 @@ func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near 
 		return
 	}
 	faster := p.perBlock - p.perBlock*time.Duration(step)/time.Duration(blocks)
-	if waited := time.Duration(now-sentAt) - least; waited > slack+least/8 {
+	if waited := time.Duration(now-sentAt) - least; waited > slack+least/8 && (!near || waited < crowdTime) {
 		faster = max(faster, drained(blocks, now-began, least))
 	}
 	p.perBlock = max(min(faster, p.perBlock*2), p.slowest, fastest)

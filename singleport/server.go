@@ -230,7 +230,7 @@ const (
 	largestSegment  = 64<<10 - 72 // what its SetBlockSize takes
 	smallestSegment = 4 << 10
 	// segmentMemory, in bytes, is divided among the transfers.
-	segmentMemory = 4 << 20
+	segmentMemory = 2 << 20
 	// aheadMemory, in bytes, is what all flights together may have beyond the windows that were agreed, so
 	// that many clients at once do not fill each other's way. A transfer may always have its share.
 	aheadMemory = 4 << 20

@@ -219,7 +219,7 @@ func (s *shard) offer(t *Transfer) {
 	t.window = newWindow(agreed, size)
 	t.segmentSize = s.server.segmentSize(agreed.blockSize, size)
 	t.flight = newFlight(agreed.windowSize, c.Ahead)
-	t.pace = newPace()
+	t.pace = newPace(agreed.blockSize)
 	if oack == nil {
 		s.engine.add(t)
 		return
@@ -435,10 +435,10 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.advance(t, now)
 	case w.inFlight() == 0: // the file is being read
 		s.arm(t, now)
+	case t.declined && (t.tries > 0 || t.unreachable):
+		s.end(t, nil)
 	case t.unreachable:
 		s.end(t, ErrGone)
-	case t.declined && t.tries > 0:
-		s.end(t, nil)
 	case t.tries >= maxTries && t.lifetime() == progressTime, t.tries >= lastTries && w.acked+1 == w.last:
 		s.end(t, ErrTimedOut)
 	default:
@@ -599,6 +599,9 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		// copy of a block that it had: then nothing but a silence tells of another loss.
 		if t.blind {
 			t.blind, t.doubted = false, true
+		} else if s.server.config.Ahead == 1 && w.inFlight() > 0 {
+			s.goBack(t, now, now) // RFC 7440 section 4 to the letter
+			return
 		} else if w.inFlight() > 0 {
 			sent := t.flight.sentAt(w.acked+1) + int64(t.trip())
 			t.suspectAt = max(sent, now) + int64(t.suspicion())
@@ -606,6 +609,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 	case ackNew:
 		t.blind = false
 		t.pace.arrived(arrived, sentAt, now, t.leastTrip(), t.flight.isLocal())
+		t.flight.quick = t.pace.isQuick()
 		if next := t.flight.next(w.windowSize, arrived, w.acked); next <= t.flight.limit ||
 			s.server.mayGrow((next-w.windowSize)*w.blockSize) {
 			s.limit(t, next)
