@@ -151,7 +151,7 @@ const (
 	makeWay                 // end the oldest unconfirmed transfer silently, then ask again
 	overRate                // silence: the network is over its rate or its unconfirmed transfers
 	busy                    // answer ErrBusy; it is paid for
-	crowded                 // silence: no room, and ErrBusy was said lately or young transfers fill the share
+	crowded                 // silence: no room, and no ErrBusy either
 )
 
 // pass is the admission of one transfer. Its zero value is none. The fields belong to admission.
@@ -193,7 +193,7 @@ func (a *admission) admit(from network, now int64, answer int, oldest int64) (pa
 	return pass{}, crowded
 }
 
-// draw asks to send a network a datagram that no transfer stands behind: the ERROR that answers a WRQ
+// draw asks to send a network a datagram that no transfer stands behind: the ERROR of a WRQ
 // or an unknown mode.
 func (a *admission) draw(from network, now int64, size int) bool {
 	a.mu.Lock()

@@ -37,7 +37,7 @@ type flightLimit struct {
 	ceiling   int // blocks; the most that limit may become
 	threshold int // blocks; below it the limit grows with each ACK, above it a step a round
 
-	// The limit grows in rounds: how it does is known when a block was acknowledged that was sent under it.
+	// The limit grows in rounds: a round ends with the ACK of a block that was sent under it.
 	round   uint64 // that block
 	open    bool   // the limit may grow in this round
 	doubled int    // blocks; twice the limit at the beginning of the round

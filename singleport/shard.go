@@ -19,15 +19,16 @@ import (
 //
 // How a transfer ends:
 //
-//	verb     who calls it                                the client gets   what it frees
-//	end      receive: ERROR, last ACK, replaced; expire  nothing           the port, the timer
-//	fail     the engine, abandon, endAll: a file or pin  an ERROR          the same
-//	makeWay  accept.go, for another request              nothing           the same, and its admission
-//	abandon  the engine, when pin/tftp panicked          ERROR by fail     by fail and dispose
-//	endAll   Shutdown                                    ERROR by fail     the same, of all
-//	forget   end and fail alone                          -                 the port, the timer
-//	finish   the last goroutine of a transfer            -                 the file, admission, memory
-//	dispose  end, where no goroutine is at a transfer    -                 starts one that calls finish
+//	verb     who calls it                             the client gets  what it frees
+//	end      receive (ERROR, last ACK, replaced),     nothing          the port, the timer
+//	         expire
+//	fail     the engine, abandon, endAll              an ERROR         the same
+//	makeWay  accept.go, for another request           nothing          the same, its admission
+//	abandon  the engine, when pin/tftp panicked       ERROR (fail)     by fail and dispose
+//	endAll   Shutdown                                 ERROR (fail)     the same, of all
+//	forget   end and fail alone                       -                the port, the timer
+//	dispose  end, where no goroutine is at it         -                starts one for finish
+//	finish   the last goroutine of a transfer         -                file, admission, memory
 type shard struct {
 	server *Server
 	socket socket
@@ -43,8 +44,8 @@ type shard struct {
 	armed       int64 // when timer fires; 0 if it is not set
 	scratch     []byte
 	takeBack    func(t *Transfer, blocks, fresh int) // unsent, allocated once
-	blocked     []*Transfer                          // whose blocks the socket did not take, in turn
-	awaiting    bool                                 // the socket calls resume when it can take more
+	blocked     []*Transfer                          // wait for the socket
+	awaiting    bool                                 // for the socket to call resume
 	memory      memory
 
 	lookedForRoom int64 // see makeRoom

@@ -163,7 +163,7 @@ func (s *kernelSocket) prepare(fd int) error {
 	}
 	for _, option := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, option[0], BufferSize) != nil {
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, option[1], BufferSize) // up to the machine's limit
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, option[1], BufferSize)
 		}
 	}
 	if size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF); err == nil {

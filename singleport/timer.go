@@ -42,7 +42,7 @@ const (
 // estimator is the retransmission timer of RFC 6298.
 type estimator struct {
 	smoothed, variation time.Duration // SRTT, RTTVAR; 0 before the first sample
-	backoff             int           // doublings since a round trip was measured without doubt (Karn)
+	backoff             int           // doublings since the last sample (Karn)
 	lossy               bool          // a loss was repaired
 }
 
