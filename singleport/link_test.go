@@ -103,6 +103,12 @@ type link struct {
 
 	ahead int // Config.Ahead of the server
 
+	room      int           // datagrams that the server's socket takes at a time; 0 is all
+	drain     time.Duration // how long it is full then
+	level     int           // datagrams that it took since
+	swallows  bool          // datagrams that the kernel cut vanish
+	swallowed bool          // the one that leaves now
+
 	using sync.Mutex // shows calls that overlap
 
 	mu       sync.Mutex
@@ -133,6 +139,8 @@ type queuedSend struct {
 	count     int
 	blockSize int
 	data      []byte
+	owner     *Transfer
+	fresh     int
 }
 
 // serverIP is the address that clients ask; answers must leave from it.
@@ -384,9 +392,9 @@ func (l *link) alone() func() {
 	return l.using.Unlock
 }
 
-func (l *link) send(to *route, data []byte, _ *Transfer) {
+func (l *link) send(to *route, data []byte, owner *Transfer) {
 	defer l.alone()()
-	l.queued = append(l.queued, queuedSend{to: *to, datagram: bytes.Clone(data)})
+	l.queued = append(l.queued, queuedSend{to: *to, datagram: bytes.Clone(data), owner: owner})
 }
 
 func (l *link) sendBlocks(b blocks) {
@@ -396,19 +404,42 @@ func (l *link) sendBlocks(b blocks) {
 		l.t.Errorf("sendBlocks: %d blocks of %d bytes in %d bytes", b.count, size, len(b.data))
 		return
 	}
-	l.queued = append(l.queued, queuedSend{to: b.owner.route, number: b.number, count: b.count, blockSize: size, data: b.data})
+	l.queued = append(l.queued, queuedSend{to: b.owner.route, number: b.number, count: b.count, blockSize: size, data: b.data,
+		owner: b.owner, fresh: b.fresh})
 }
 
-func (l *link) space(*Transfer) int       { return 1000 }
-func (l *link) awaitWritable(func() bool) {}
+func (l *link) space(*Transfer) int { return 1000 }
+
+// awaitWritable empties a full socket after a while, again and again.
+func (l *link) awaitWritable(resume func() bool) {
+	l.carrying.Go(func() {
+		for done := false; !done; done = resume() {
+			time.Sleep(l.drain)
+			l.mu.Lock()
+			l.level = 0
+			l.mu.Unlock()
+		}
+	})
+}
+
 func (l *link) alarm(expire func()) alarm { return newPlainAlarm(expire) }
 func (l *link) sendRoom() int             { return 0 }
 
-func (l *link) flush(func(*Transfer, int, int)) bool {
+func (l *link) flush(unsent func(*Transfer, int, int)) bool {
 	defer l.alone()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, q := range l.queued {
+	queued := l.queued
+	l.queued = l.queued[:0]
+	for i, q := range queued {
+		if l.level += max(q.count, 1); l.room > 0 && l.level > l.room {
+			for _, q := range queued[i:] {
+				if q.owner != nil {
+					unsent(q.owner, q.count, q.fresh)
+				}
+			}
+			return false
+		}
 		if q.datagram != nil {
 			l.leave(q.to, q.datagram)
 			continue
@@ -416,10 +447,11 @@ func (l *link) flush(func(*Transfer, int, int)) bool {
 		for i := range q.count {
 			block := q.data[i*q.blockSize : min((i+1)*q.blockSize, len(q.data))]
 			header := binary.BigEndian.AppendUint16([]byte{0, wireDATA}, q.number+uint16(i))
+			l.swallowed = l.swallows && q.count > 1 && !q.owner.uncut
 			l.leave(q.to, append(header, block...))
+			l.swallowed = false
 		}
 	}
-	l.queued = l.queued[:0]
 	return true
 }
 
@@ -430,7 +462,9 @@ func (l *link) leave(to route, data []byte) {
 			l.t.Errorf("an answer to %v leaves from %v", to.client.addrPort(), netip.AddrFrom16(to.local))
 		}
 		l.judge(to.client, data)
-		l.put(false, to, data)
+		if !l.swallowed {
+			l.put(false, to, data)
+		}
 	}
 }
 

@@ -97,8 +97,8 @@ const (
 type Config struct {
 	MaxBlockSize  int // largest blksize granted, bytes, 512 to 65464; 0 is DefaultMaxBlockSize
 	MaxWindowSize int // largest windowsize granted, blocks, 1 to 32767; 0 is DefaultMaxWindowSize
-	// Ahead is how many blocks may be in flight where no larger window was agreed; 0 is DefaultAhead,
-	// 1 is RFC 1350 and RFC 7440 to the letter.
+	// Ahead is how many blocks may be in flight where no larger window was agreed; 0 is
+	// DefaultAhead, 1 is RFC 1350 and RFC 7440 to the letter.
 	Ahead        int
 	MaxTransfers int      // transfers at a time; 0 is DefaultMaxTransfers
 	Rate         int      // requests a second that one network may make; 0 is DefaultRate
