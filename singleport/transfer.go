@@ -66,6 +66,7 @@ type Transfer struct {
 	copiedAt    int64 // when blocks were sent again last, but for a probe
 	repairedAt  int64 // when its flight was sent again last
 	retransmits int
+	known       bool      // it counts among those of its address, see memory
 	blocked     bool      // it waits in shard.blocked until the socket is writable
 	copy        *lateCopy // of its RRQ or of the one before it, which may be a new one
 
