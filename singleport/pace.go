@@ -43,8 +43,8 @@ const (
 	fastestFar = 40 * time.Microsecond
 	// shortestWait is worth a timer for such a client: blocks due within it are sent together.
 	shortestWait = 50 * time.Microsecond
-	// slowestPerBlock bounds what is measured: a full frame at 300 kbit/s.
-	slowestPerBlock = 40 * time.Millisecond
+	// slowestPerBlock bounds what is measured: a full frame at 128 kbit/s.
+	slowestPerBlock = 100 * time.Millisecond
 	// tellTime bounds how late an ACK may tell of a loss for a pace to be taken from it: clients
 	// with windows acknowledge after a second of silence, too.
 	tellTime = 700 * time.Millisecond
