@@ -173,7 +173,8 @@ func TestFirmware(t *testing.T) {
 			says("\x01\x00boot.ipxe\x00octet\x00"),
 		}},
 	} {
-		// PXELINUX asks for names without an extension; the exchanges are those of servers in lock-step.
+		// PXELINUX asks for names without an extension. The exchanges are those of servers in
+		// lock-step.
 		d := start(t, folder, "-allow", "*", "-ahead", "1")
 		client := dial(t, d.addr)
 		client.plays(c.what, c.steps...)

@@ -14,8 +14,8 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// hold begins a transfer from a port of its own, acknowledges the first window and falls silent. The port stays
-// open: else the client's host would tell the server that it is gone.
+// hold begins a transfer from a port of its own, acknowledges the first window and falls silent.
+// The caller keeps the port open until the end: else the client's host would tell the server that it is gone.
 func hold(server *net.UDPAddr, client int, request string) (*net.UDPConn, error) {
 	local := &net.UDPAddr{IP: net.IPv4(127, 1, byte(client>>8), byte(client)), Port: 20_000 + client}
 	conn, err := net.DialUDP("udp4", local, server)
@@ -114,7 +114,7 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 						}
 						conn, err := hold(server, client, c.request)
 						if conn != nil {
-							defer conn.Close()
+							t.Cleanup(func() { conn.Close() })
 						}
 						if err != nil {
 							t.Error(err)
