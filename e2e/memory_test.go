@@ -15,7 +15,8 @@ import (
 )
 
 // hold begins a transfer from a port of its own, acknowledges the first window and falls silent.
-// The caller keeps the port open until the end: else the client's host would tell the server that it is gone.
+// The caller keeps the port open until the end: else the client's host would tell the server that
+// it is gone.
 func hold(server *net.UDPAddr, client int, request string) (*net.UDPConn, error) {
 	local := &net.UDPAddr{IP: net.IPv4(127, 1, byte(client>>8), byte(client)), Port: 20_000 + client}
 	conn, err := net.DialUDP("udp4", local, server)
@@ -78,7 +79,11 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(4<<20))
 	lockStep := rrq("a.img", "octet")
-	windows := func(n string) string { return rrq("a.img", "octet", "blksize", "1428", "windowsize", n) }
+	// A busy machine may take longer to begin them all than the 30 s that a silent client has
+	// without the timeout option.
+	windows := func(n string) string {
+		return rrq("a.img", "octet", "blksize", "1428", "timeout", "100", "windowsize", n)
+	}
 	for _, c := range []struct {
 		name      string
 		transfers int
