@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -98,4 +99,26 @@ func TestDescriptorLimit(t *testing.T) {
 	if line := d.waitFor("busy "); !strings.Contains(line, "raise the limit") {
 		t.Error(line)
 	}
+}
+
+// A client that acknowledged and is gone is given up when its host says that the port is closed,
+// long before it would time out.
+func TestClientThatIsGone(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("docs/log.md promises it for Linux alone")
+	}
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.img", make([]byte, 100_000))
+	eachFamily(t, func(t *testing.T, host string) {
+		d := start(t, folder, "-listen", net.JoinHostPort(host, "0"))
+		c := dial(t, d.addr)
+		c.ask(rrq("a.img", "octet"))
+		c.ask(ack(1))
+		c.conn.Close()
+		line := d.waitFor(`failed file="a.img" `)
+		if why := `why="the client's host says that the port is closed"`; !strings.Contains(line, why) {
+			t.Errorf("%s, want %s", line, why)
+		}
+	})
 }

@@ -69,7 +69,8 @@ func newBoot(t *testing.T, c *chain, s setting) *boot {
 	return b
 }
 
-// putAway removes the folder of the boot unless the test failed. Then it puts the console and the logs beside the capture.
+// putAway removes the folder of the boot unless the test failed. Then it puts the console and the
+// logs beside the capture.
 func (b *boot) putAway(folder string) {
 	if !b.t.Failed() && !*keep {
 		os.RemoveAll(folder)
@@ -90,7 +91,8 @@ func (b *boot) putAway(folder string) {
 	}
 }
 
-// sees waits until the console shows the text, and fails the test if one of the others is there first.
+// sees waits until the console shows the text, and fails the test if one of the others is there
+// first.
 func (b *boot) sees(text string, others ...string) {
 	b.t.Helper()
 	found, end, err := b.console.await(b.ctx, b.read, append([]string{text}, others...)...)

@@ -1,6 +1,7 @@
 //go:build linux
 
-// Package firmware boots emulated machines from the server: real firmware, real boot programs, a network that the test makes.
+// Package firmware boots emulated machines from the server: real firmware, real boot programs, a
+// network that the test makes.
 package firmware
 
 import (
@@ -61,7 +62,7 @@ type loader struct {
 	dhcp     []string                                     // arguments of dnsmasq
 	server   []string                                     // arguments of the server
 	serve    func(t *testing.T, root string, bigSize int) // fills the folder that is served
-	big      string                                       // the file whose transfer is measured, bigName unless named
+	big      string                                       // the file that is measured
 	check    func(b *boot)
 	limit    time.Duration // of a boot, where it takes longer than others
 }
@@ -96,7 +97,8 @@ type setting struct {
 
 var (
 	lan = setting{name: "lan", bigSize: 5 << 20}
-	// 20 ms for a round trip. The file is smaller: a lock-step transfer takes a round trip for each block.
+	// 20 ms for a round trip. The file is smaller: a lock-step transfer takes a round trip for
+	// each block.
 	farPath     = path{delay: 10 * time.Millisecond, loss: 0.01}
 	farLockStep = setting{name: "far, lock-step", path: farPath, bigSize: 1 << 20, server: []string{"-ahead", "1"}}
 	far         = setting{name: "far", path: farPath, bigSize: 1 << 20}
@@ -115,8 +117,8 @@ func (c *chain) settings(aheadKnown bool) []setting {
 	return []setting{lan, farLockStep, far}
 }
 
-// Each machine boots from the server in a network of its own, gets the files that it asks for whole, and goes on after a file that
-// is absent and one that is empty.
+// Each machine boots from the server in a network of its own, gets the files that it asks for
+// whole, and goes on after a file that is absent and one that is empty.
 func TestFirmware(t *testing.T) {
 	if testing.Short() {
 		t.Skip("machines take minutes to boot")

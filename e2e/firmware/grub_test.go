@@ -42,7 +42,8 @@ echo ` + marker + `
 `)
 }
 
-// serveGRUB serves what grub-mknetdir makes of GRUB for a platform. GRUB itself compares the big file with its SHA-256.
+// serveGRUB serves what grub-mknetdir makes of GRUB for a platform. GRUB itself compares the big
+// file with its SHA-256.
 func serveGRUB(platform string) func(*testing.T, string, int) {
 	return func(t *testing.T, root string, bigSize int) {
 		serveCommon(t, root, bigSize)
@@ -63,8 +64,8 @@ func checkGRUB(b *boot) {
 	b.received("boot/grub/grub.cfg")
 }
 
-// serveShim serves a chain of signed programs up to Linux, which is the big file: GRUB loads no modules with Secure Boot on, and has
-// no other command in it that reads a file to its end.
+// serveShim serves a chain of signed programs up to Linux, which is the big file: GRUB loads no
+// modules with Secure Boot on, and has no other command in it that reads a file to its end.
 func serveShim(t *testing.T, root string, bigSize int) {
 	serveCommon(t, root, 0)
 	copyFile(t, installer+"/debian-installer/amd64/linux", root+"/"+bigName)
@@ -99,11 +100,13 @@ var (
 	}
 )
 
-// serveInstaller serves the package's own tree. Its menus start the installer after a second and on the serial line.
+// serveInstaller serves the package's own tree. Its menus start the installer after a second and
+// on the serial line.
 func serveInstaller(t *testing.T, root string, bigSize int) {
 	const serial = "s/vga=788/console=ttyS0,115200 earlyprintk=ttyS0,115200/"
 	testkit.Must(t, os.CopyFS(root, os.DirFS(installer)))
-	// Its shim looks for GRUB in the root where DHCP names the boot file in option 67 alone, as dnsmasq does.
+	// Its shim looks for GRUB in the root where DHCP names the boot file in option 67 alone, as
+	// dnsmasq does.
 	testkit.Must(t, os.Symlink("debian-installer/amd64/grubx64.efi", root+"/grubx64.efi"))
 	for _, edit := range [][2]string{
 		{"boot-screens/syslinux.cfg", "s/^timeout 0/timeout 10/"},

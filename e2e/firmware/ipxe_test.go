@@ -61,7 +61,7 @@ func (i ipxe) script() string {
 	add := func(line string) { lines = append(lines, line) }
 	add("#!ipxe")
 	if i.chained {
-		add("iseq ${net0/chip} virtio-net && chain " + i.program + " ||") // a driver that the program has not
+		add("iseq ${net0/chip} virtio-net && chain " + i.program + " ||") // it lacks this driver
 	}
 	add("imgfetch " + bigName + " || goto failed")
 	add("imgfree")

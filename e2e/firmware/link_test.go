@@ -16,13 +16,15 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// path is how datagrams of TFTP fare between the server and the machine; all other frames pass at once.
+// path is how datagrams of TFTP fare between the server and the machine; all other frames pass at
+// once.
 type path struct {
 	delay time.Duration // one way
 	loss  float64       // share of the datagrams that is lost, each way
 }
 
-// link is the cable between the server's tap and the machine's network card: it delays, loses and records.
+// link is the cable between the server's tap and the machine's network card: it delays, loses and
+// records.
 type link struct {
 	path
 	tap   *os.File
@@ -37,8 +39,8 @@ type link struct {
 // queueLength bounds the frames under way in one direction.
 const queueLength = 4096
 
-// newLink joins the tap to the end of a QEMU network backend, whose arguments it returns. The recording is of the machine's
-// side: what reached it and what it sent.
+// newLink joins the tap to the end of a QEMU network backend, whose arguments it returns. The
+// recording is of the machine's side: what reached it and what it sent.
 func newLink(t *testing.T, folder string, tap *os.File, p path) (*link, string) {
 	t.Helper()
 	host, guest := filepath.Join(folder, "host"), filepath.Join(folder, "guest")
@@ -47,9 +49,10 @@ func newLink(t *testing.T, folder string, tap *os.File, p path) (*link, string) 
 	recording, err := os.Create(filepath.Join(folder, "capture.pcap"))
 	testkit.Must(t, err)
 	l := &link{path: p, tap: tap, card: card, guest: &net.UnixAddr{Name: guest, Net: "unixgram"}, recording: recording, traffic: newTraffic()}
-	header := binary.NativeEndian.AppendUint32(nil, 0xa1b2c3d4)                                   // pcap with microseconds
-	header = append(binary.NativeEndian.AppendUint16(header, 2), 4, 0, 0, 0, 0, 0, 0, 0, 0, 0)    // version 2.4, UTC
-	header = binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(header, 1<<16), 1) // whole frames of Ethernet
+	// A pcap of version 2.4 with microseconds, in UTC, of whole frames of Ethernet.
+	header := binary.NativeEndian.AppendUint32(nil, 0xa1b2c3d4)
+	header = append(binary.NativeEndian.AppendUint16(header, 2), 4, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	header = binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(header, 1<<16), 1)
 	_, err = recording.Write(header)
 	testkit.Must(t, err)
 
@@ -80,7 +83,8 @@ func (l *link) fromGuest(b []byte) (int, error) {
 	return n, err
 }
 
-// carry moves frames in one direction until it can read no more. The same seed loses the same places of the sequence.
+// carry moves frames in one direction until it can read no more. The same seed loses the same
+// places of the sequence.
 func (p path) carry(seed uint64, read func([]byte) (int, error), deliver func([]byte)) {
 	type late struct {
 		frame []byte

@@ -31,7 +31,8 @@ const (
 	tapName     = "tap0"
 )
 
-// namespace is a network of its own. It goes when the test is over, and with it the processes that it started.
+// namespace is a network of its own. It goes when the test is over, and with it the processes
+// that it started.
 type namespace struct{ work chan func() }
 
 func newNamespace(t *testing.T) *namespace {
@@ -39,7 +40,7 @@ func newNamespace(t *testing.T) *namespace {
 	n := &namespace{work: make(chan func())}
 	made := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends here and is not used for anything else
+		runtime.LockOSThread() // and never unlocked: nothing else gets the thread
 		made <- unix.Unshare(unix.CLONE_NEWNET)
 		for f := range n.work {
 			f()
@@ -102,7 +103,8 @@ type process struct {
 	changed chan struct{} // closed and replaced with each piece of output
 }
 
-// start starts a program in the namespace, with its output in one text. The end of the test kills it.
+// start starts a program in the namespace, with its output in one text. The end of the test kills
+// it.
 func (n *namespace) start(t *testing.T, path string, args ...string) *process {
 	t.Helper()
 	cmd := exec.Command(path, args...)
@@ -147,8 +149,8 @@ func (p *process) text() (string, <-chan struct{}) {
 	return p.output.String(), p.changed
 }
 
-// await waits until the output holds one of the texts beyond its first bytes. It returns that text and the length of the output
-// up to its end.
+// await waits until the output holds one of the texts beyond its first bytes. It returns that
+// text and the length of the output up to its end.
 func (p *process) await(ctx context.Context, from int, wanted ...string) (found string, end int, err error) {
 	for {
 		raw, changed := p.text()

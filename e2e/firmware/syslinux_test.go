@@ -15,7 +15,8 @@ var (
 	syslinuxEFI = syslinux("/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi", "efi64", "ldlinux.e64", "syslinux-efi")
 )
 
-// anyName lets the server serve names without an extension, such as those of PXELINUX's configuration files.
+// anyName lets the server serve names without an extension, such as those of PXELINUX's
+// configuration files.
 var anyName = []string{"-allow", "*"}
 
 // syslinuxMenu is a menu of three entries. The programs of the first two end in a prompt.
@@ -34,7 +35,8 @@ INITRD ` + bigName + `
 APPEND console=ttyS0,115200
 `
 
-// syslinux makes a loader of one of the family: it shows a menu and starts a memory test, with the big file as its initial RAM disk.
+// syslinux makes a loader of one of the family: it shows a menu and starts a memory test, with
+// the big file as its initial RAM disk.
 func syslinux(program, modules, core, pkg string) *loader {
 	name := filepath.Base(program)
 	return &loader{

@@ -23,7 +23,8 @@ const (
 	versionsHeading = "## Versions"
 )
 
-// The first columns of a row say what was asked for; those after them were measured and are not compared.
+// The first columns of a row say what was asked for; those after them were measured and are not
+// compared.
 const (
 	lanComparedColumns = 4
 	farComparedColumns = 3

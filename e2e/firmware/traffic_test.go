@@ -29,7 +29,8 @@ type datagram struct {
 	payload    []byte
 }
 
-// parseDatagram finds the datagram in an Ethernet frame. Fragments are not looked into: nothing here may cause any.
+// parseDatagram finds the datagram in an Ethernet frame. Fragments are not looked into: nothing
+// here may cause any.
 func parseDatagram(frame []byte) (d datagram, ok bool) {
 	if len(frame) < 14+20 {
 		return d, false
@@ -94,7 +95,8 @@ func (tr *transfer) complete() bool {
 	return !tr.ended.IsZero() && (tr.failure == "" || tr.failure == closedByGRUB)
 }
 
-// closedByGRUB ends a transfer that has as many bytes as tsize said, or none, before its last block is acknowledged.
+// closedByGRUB ends a transfer that has as many bytes as tsize said, or none, before its last
+// block is acknowledged.
 const closedByGRUB = "0 closed"
 
 // traffic is what clients and server said to each other.

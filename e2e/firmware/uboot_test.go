@@ -18,7 +18,8 @@ var (
 	ubootWindows    = uboot("1", "8", "64")
 )
 
-// uboot makes a loader of the script that U-Boot asks for by itself. It fetches the big file once with each size of a window.
+// uboot makes a loader of the script that U-Boot asks for by itself. It fetches the big file once
+// with each size of a window.
 func uboot(windows ...string) *loader {
 	return &loader{
 		name: "boot.scr.uimg",
