@@ -59,8 +59,8 @@ func options(c *config, getenv func(string) string) []option {
 			meaning: "UDP addresses; :PORT is IPv4 and IPv6, port 0 picks a free one", set: c.setListen},
 		{name: "root", variable: "TFTP_ROOT", initial: defaultRoot, values: "a folder",
 			meaning: "folder of the files that are served", set: c.setRoot},
-		{name: "allow", variable: "TFTP_ALLOW", initial: defaultAllow, shown: "boot files", values: "extensions, none, *",
-			meaning: "extensions that may be read; none allows names without one, * all", set: c.setAllow},
+		{name: "allow", variable: "TFTP_ALLOW", initial: "default", values: "a list",
+			meaning: "names that may be read: default (boot files), extensions, none, patterns, *", set: c.setAllow},
 		number("max-blksize", "TFTP_MAX_BLKSIZE", singleport.DefaultMaxBlockSize, singleport.DefaultBlockSize, singleport.MaxBlockSize,
 			"largest blksize granted, in bytes", &c.limits.MaxBlockSize),
 		number("max-windowsize", "TFTP_MAX_WINDOWSIZE", singleport.DefaultMaxWindowSize, 1, singleport.MaxWindowSize,
@@ -234,14 +234,14 @@ A flag wins over its environment variable.
 			fmt.Fprintf(&b, "        %s, default %s\n", o.variable, o.defaultText())
 		}
 	}
-	fmt.Fprintf(&b, "\nBoot files are named:\n")
+	b.WriteString("\n-allow default stands for these extensions and patterns of names:\n")
 	line := ""
-	for _, extension := range strings.Split(defaultAllow, ",") {
-		if len(line)+len(extension) > 76 {
+	for _, entry := range bootFiles {
+		if len(line)+len(entry) > 76 {
 			fmt.Fprintf(&b, " %s\n", line)
 			line = ""
 		}
-		line += " " + extension
+		line += " " + entry
 	}
 	fmt.Fprintf(&b, " %s\n", line)
 	return b.String()

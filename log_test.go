@@ -28,7 +28,7 @@ func TestJournalEscapes(t *testing.T) {
 	j.Refused(testClient, name, singleport.RefusedMode)
 	j.Refused(testClient, name, singleport.RefusedBusy)
 	j.Panicked(name, []byte("main.f()\n\tmain.go:1\n"))
-	h := &handler{log: j, allow: mustAllow(t, "*")}
+	h := &handler{log: j, allow: allowList{"*"}}
 	(&fakeTransfer{name: name}).run(h)
 	j.ended(name, &fakeTransfer{}, nil)
 	j.ended(name, &fakeTransfer{}, &singleport.ClientError{Message: name})

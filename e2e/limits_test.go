@@ -67,7 +67,7 @@ func TestLimitsOnTheWire(t *testing.T) {
 	)
 	d = start(t, folder, "-rate", "1")
 	got, took = answers(dial(t, d.addr), wrq("a.img"), 200)
-	size, most := 20+8+len(denied), full+refill*(int(took/time.Second)+1)
+	size, most := 20+8+len(readOnly), full+refill*(int(took/time.Second)+1)
 	if len(got) == 0 || len(got)*size > most {
 		t.Errorf("%d answers of %d bytes in %v, want at most %d bytes", len(got), size, took, most)
 	}
@@ -78,7 +78,7 @@ func TestLimitsOnTheWire(t *testing.T) {
 	conn, err := net.DialUDP("udp", local, server)
 	testkit.Must(t, err)
 	defer conn.Close()
-	if answer := (&client{t, conn}).ask(wrq("a.img")); answer != denied {
+	if answer := (&client{t, conn}).ask(wrq("a.img")); answer != readOnly {
 		t.Errorf("another network is answered %q", answer)
 	}
 }

@@ -2,7 +2,12 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,15 +31,17 @@ func TestAnswersOnTheWire(t *testing.T) {
 		{rrq(`\sub\\b.txt`+"\xff", "octet"), "\x00\x03\x00\x01below", `sent file="sub/b.txt" client=`},
 		{rrq("a.txt", "octet", "tsize", "0"), "\x00\x06tsize\x003\x00", ""},
 		{rrq("absent.txt", "octet"), notFound, `not found file="absent.txt" client=`},
-		{rrq("a.key", "octet"), denied, `denied file="a.key" client=`},
-		{rrq("absent.key", "octet"), denied, `denied file="absent.key" client=`},
-		{rrq("../a.txt", "octet"), denied, `denied file="../a.txt" client=`},
-		{rrq("sub", "octet"), denied, `denied file="sub" client=`},
-		{rrq("out.txt", "octet"), denied, `denied file="out.txt" client=`},
-		{rrq("fifo.txt", "octet"), denied, `denied file="fifo.txt" client=`},
-		{rrq("\x1b]0;x\x07.txt", "octet"), denied, `denied file="\x1b]0;x\a.txt" client=`},
+		{rrq("a.key", "octet"), notFound, `denied file="a.key" client=`},
+		{rrq("absent.key", "octet"), notFound, `denied file="absent.key" client=`},
+		{rrq("../a.txt", "octet"), notFound, `denied file="../a.txt" client=`},
+		{rrq("sub", "octet"), notFound, `denied file="sub" client=`},
+		{rrq("out.txt", "octet"), notFound, `denied file="out.txt" client=`},
+		{rrq("a.key", "octet", "tsize", "0"), notFound, `denied file="a.key" client=`},
+		{rrq("a.txt\xff\x80\x2b/..", "octet"), "\x00\x03\x00\x01a\nb", `sent file="a.txt" client=`},
+		{rrq("fifo.txt", "octet"), notFound, `denied file="fifo.txt" client=`},
+		{rrq("\x1b]0;x\x07.txt", "octet"), notFound, `denied file="\x1b]0;x\a.txt" client=`},
 		{rrq("a.txt", "mail"), illegal, `denied file="a.txt" client=`},
-		{wrq("a.txt"), denied, `denied file="a.txt" client=`},
+		{wrq("a.txt"), readOnly, `denied file="a.txt" client=`},
 	} {
 		client := dial(t, d.addr)
 		if got := client.ask(c.request); got != c.answer {
@@ -50,6 +57,27 @@ func TestAnswersOnTheWire(t *testing.T) {
 	for i, b := range []byte(d.logged()) {
 		if b != '\n' && (b < ' ' || b > '~') {
 			t.Fatalf("byte %#x at %d of the log", b, i)
+		}
+	}
+}
+
+// Junk that firmware hands to boot programs is answered like an absent name, whatever is allowed:
+// shim goes on to its default after ERROR 1, and stops at ERROR 2.
+func TestJunkNames(t *testing.T) {
+	folder := testkit.PublicFolder(t)
+	testkit.Must(t, os.Mkdir(folder+"/EFI", 0o755))
+	testkit.WriteFile(t, folder+"/Onboard", []byte("served to those who ask for all"))
+	for _, allow := range []string{"default", "*"} {
+		d := start(t, folder, "-allow", allow)
+		for _, name := range []string{
+			"\xeaOnboard", "\xeaUSB", "\xfdOn", "\x01?USB", "EFI/", "EFI", "loader/\x80USB", "grub/\ufffdOnboard", "\xff", "\x80", "..", "",
+		} {
+			if got := dial(t, d.addr).ask(rrq(name, "octet", "tsize", "0")); got != notFound {
+				t.Errorf("-allow %s: %q is answered %q", allow, name, got)
+			}
+		}
+		if got := dial(t, d.addr).ask(rrq("Onboard", "octet")); (got == notFound) != (allow == "default") {
+			t.Errorf("-allow %s: Onboard is answered %q", allow, got)
 		}
 	}
 }
@@ -116,6 +144,43 @@ func TestOptionsOnTheWire(t *testing.T) {
 	}
 }
 
+// A program for a 32-bit machine serves files of 2 GiB and more.
+func TestLargeFileOn32Bit(t *testing.T) {
+	t.Parallel()
+	testkit.SkipIfShort(t)
+	const (
+		emulator = "qemu-arm-static"
+		size     = 3<<30 + 7
+	)
+	needClient(t, []string{emulator})
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/a.iso", nil)
+	testkit.Must(t, os.Truncate(folder+"/a.iso", size))
+	readSourceFolders()
+	path := filepath.Join(testkit.PublicFolder(t), "flytftp")
+	testkit.Must(t, build(path, "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm"))
+	calls := filepath.Join(t.TempDir(), "calls")
+	d := startCommand(t, exec.Command(emulator, "-strace", "-D", calls, path, "-listen", "127.0.0.1:0", "-root", folder))
+	c := dial(t, d.addr)
+	want := fmt.Sprintf("\x00\x06tsize\x00%d\x00", size)
+	if got := c.ask(rrq("a.iso", "octet", "tsize", "0")); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := c.ask(ack(0)), data(1, make([]byte, defaultBlockSize)); got != want {
+		t.Errorf("%.99q, want %.99q", got, want)
+	}
+	// The emulator opens large files for any program. A kernel wants to be asked.
+	opened := regexp.MustCompile(`openat\(\d+,"a.iso",\S*`).FindAllString(testkit.ReadText(t, calls), -1)
+	for _, call := range opened {
+		if !strings.Contains(call, "O_LARGEFILE") {
+			t.Error(call)
+		}
+	}
+	if opened == nil {
+		t.Error("the calls of the program are not known")
+	}
+}
+
 // A file that changes while it is sent arrives whole as it was, or not at all.
 func TestChangedFileOnTheWire(t *testing.T) {
 	folder := testkit.PublicFolder(t)
@@ -134,8 +199,13 @@ func TestChangedFileOnTheWire(t *testing.T) {
 			return os.Rename(path+".new", path)
 		}, true},
 		{"truncated", func(path string) error { return os.Truncate(path, 150_000) }, false},
+		{"moved away", func(path string) error { return os.Rename(path, path+".old") }, true},
 		{"written again", func(path string) error {
 			return os.WriteFile(path, testkit.Pattern(300_000)[1:], 0o644)
+		}, false},
+		{"written again, the time set back", func(path string) error {
+			return errors.Join(os.WriteFile(path, testkit.Pattern(300_000)[1:], 0o644),
+				os.Chtimes(path, time.Time{}, time.Unix(1e9, 0)))
 		}, false},
 	} {
 		path := folder + "/a.img"
