@@ -13,8 +13,8 @@ const (
 	// lanQueue, in blocks beside the window, is what may queue at a client on a local network: boards have
 	// rings of 4 frames.
 	lanQueue = 1
-	// lanFlight, in blocks, is the largest flight there, unless the window is larger.
-	lanFlight = firstBurst
+	// lanFlight, in blocks, is the largest flight there, unless the window is larger. It is whole windows.
+	lanFlight = 8
 	// farQueue, in blocks, is the same elsewhere, where round trips vary.
 	farQueue = 6
 	// longRoundTrip, in least round trips, is where the limit stops growing: more blocks would only queue.
@@ -27,18 +27,20 @@ const (
 
 // flightLimit is that of one transfer, and what it follows from.
 type flightLimit struct {
-	limit     int           // blocks; never less than the window
-	ceiling   int           // blocks; the most that limit may become
-	threshold int           // blocks; below it the limit grows with each ACK, above it with each round trip
-	credit    int           // blocks acknowledged towards the next step
-	round     uint64        // the block whose ACK tells how the present limit does
-	doubled   int           // blocks; twice the limit at the beginning of the round
-	open      bool          // the limit may grow in this round
-	lostAt    uint64        // the last block that was acknowledged when a block was lost last; 0 if none was
-	strikes   int           // losses in a row, each within a flight of the one before
-	least     time.Duration // the shortest round trip; 0 before the first
-	latest    time.Duration
-	marks     []mark
+	limit                      int           // blocks; never less than the window
+	ceiling                    int           // blocks; the most that limit may become
+	threshold                  int           // blocks; below it the limit grows with each ACK, above it with each round trip
+	credit                     int           // blocks acknowledged towards the next step
+	round                      uint64        // the block whose ACK tells how the present limit does
+	doubled                    int           // blocks; twice the limit at the beginning of the round
+	open                       bool          // the limit may grow in this round
+	lostAt                     uint64        // the last block that was acknowledged when a block was lost last; 0 if none was
+	limitBefore, ceilingBefore int           // what they were before that
+	strikes                    int           // losses in a row, each within a flight of the one before
+	least                      time.Duration // the shortest round trip; 0 before the first
+	latest                     time.Duration
+	offer                      time.Duration // the round trip of the OACK; 0 if it is not known
+	marks                      []mark
 }
 
 // mark notes when a block was sent last.
@@ -51,6 +53,9 @@ type mark struct {
 // newFlight returns the limit of a transfer. ahead is rounded up to whole windows: a client says nothing
 // about a part of one.
 func newFlight(windowSize, ahead int) flightLimit {
+	if windowSize == 1 {
+		ahead = min(ahead, maxBeyond)
+	}
 	ceiling := (max(ahead, 1) + windowSize - 1) / windowSize * windowSize
 	return flightLimit{limit: windowSize, ceiling: ceiling, threshold: ceiling}
 }
@@ -94,15 +99,25 @@ func (f *flightLimit) measure(block uint64, now int64) time.Duration {
 	return f.latest
 }
 
-// isLocal reports whether the client is on a local network, as far as is known.
-func (f *flightLimit) isLocal() bool { return f.least < lanTime }
+// isLocal reports whether the client is known to be on a local network.
+func (f *flightLimit) isLocal() bool { return 0 < f.least && f.least < lanTime }
+
+// isFull reports whether what was lost was most likely too much for the way, or for the client's card.
+// Elsewhere losses are accidents.
+func (f *flightLimit) isFull() bool {
+	return f.isLocal() || f.latest > f.least+f.least/4 && f.queue() > 1
+}
 
 // queue returns how many blocks of a full flight wait somewhere on their way, as the round trip tells.
 func (f *flightLimit) queue() int {
 	if f.latest == 0 {
 		return f.limit
 	}
-	return int(int64(f.limit) * int64(f.latest-f.least) / int64(f.latest))
+	empty := f.least
+	if 0 < f.offer && f.offer < empty {
+		empty = f.offer // that of a window has the time that its blocks take on a slow wire
+	}
+	return int(int64(f.limit) * int64(f.latest-empty) / int64(f.latest))
 }
 
 // next returns the limit after an ACK of so many new blocks, the last of which is acked. How the present
@@ -117,7 +132,7 @@ func (f *flightLimit) next(windowSize, blocks int, acked uint64) int {
 	}
 	limit, ceiling := f.limit, f.ceiling
 	if f.isLocal() {
-		ceiling = min(ceiling, max(windowSize, lanFlight))
+		ceiling = min(ceiling, max(windowSize, lanFlight/windowSize*windowSize))
 	}
 	switch {
 	case !f.open || limit >= ceiling:
@@ -154,9 +169,10 @@ func (f *flightLimit) isRoomy(windowSize int) bool {
 // burst. It is never less than the window. acked is the last block that was acknowledged, inFlight how many
 // were sent behind it.
 func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told bool) int {
+	f.limitBefore, f.ceilingBefore = f.limit, f.ceiling
 	f.marks = f.marks[:0]
 	f.credit, f.round, f.open = 0, 0, false
-	f.threshold = max(min(f.limit, inFlight)/2, windowSize)
+	f.threshold = max(min(f.limit, inFlight)*3/4/windowSize*windowSize, windowSize)
 	if f.lostAt > 0 && acked-f.lostAt < uint64(f.limit) {
 		f.strikes++
 	} else {
@@ -164,9 +180,8 @@ func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told b
 	}
 	f.lostAt = max(acked, 1)
 	switch {
-	case f.isLocal(), f.latest > f.least+f.least/4 && f.queue() > 1:
-		// The way was full, or it is a network card that was.
-		f.ceiling = max(f.threshold/windowSize*windowSize, windowSize)
+	case f.isFull():
+		f.ceiling = f.threshold
 	case f.strikes == mostStrikes:
 		f.ceiling, f.strikes = max(f.ceiling/2, windowSize), 0
 	}
@@ -174,4 +189,11 @@ func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told b
 		return f.threshold
 	}
 	return max(min(f.threshold, burst), windowSize)
+}
+
+// undo returns the limit after it turned out that nothing was lost.
+func (f *flightLimit) undo(windowSize int) int {
+	f.ceiling, f.lostAt, f.strikes = f.ceilingBefore, 0, 0
+	f.threshold = max(f.limitBefore, windowSize)
+	return f.threshold
 }

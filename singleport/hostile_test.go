@@ -283,7 +283,8 @@ func TestOneDatagramLost(t *testing.T) {
 				}
 				most := minLocalTimeout + 60*time.Millisecond
 				if k == 0 || k <= m.window() || toServer && k <= 2 {
-					most += firstTimeout // no round trip of a DATA is known
+					most += firstTimeout // no round trip of a DATA is known, and what follows comes burst by burst
+					most += time.Duration(m.window()/2) * minTimeout / 2
 				}
 				if late > most {
 					t.Errorf("%s: datagram %d (%s, to the server: %v) lost: %v later", m.name, k, what, toServer, late)
@@ -319,7 +320,7 @@ func TestLostBlockOfWindowIsResentAtOnce(t *testing.T) {
 				switch {
 				case lost == 1 && strange == once:
 					most += firstTimeout // it is silent, and no round trip of a DATA is known
-					most += minTimeout
+					most += window / 2 * minTimeout
 				case lost%window == 1:
 					// A duplicate ACK shows this loss, not a partial one.
 					most += 2 * rtt
@@ -548,11 +549,11 @@ func TestClientFallsSilent(t *testing.T) {
 			data, after := p.arrivals()
 			bursts := 1
 			for i := 1; i < len(after); i++ {
-				if after[i]-after[i-1] > 50*time.Millisecond {
+				if after[i]-after[i-1] > 150*time.Millisecond {
 					bursts++
 				}
 			}
-			if bursts < 6 || bursts > 1+maxTries {
+			if bursts < 4 || bursts > 1+maxTries {
 				t.Errorf("%q: %d datagrams at %v", options, len(data), after)
 			}
 			for _, d := range data {

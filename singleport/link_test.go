@@ -458,10 +458,11 @@ type watch struct {
 	confirmed             bool
 	unconfirmed           int // datagrams sent before the client was confirmed
 	blockSize, windowSize int
-	acked, ackedBefore    int // blocks; before what the server is looking at now
-	sent                  int // blocks
-	repeats               int // datagrams that were sent before
-	blocks                int // DATA datagrams
+	acked, ackedBefore    int          // blocks; before what the server is looking at now
+	sent                  int          // blocks
+	repeats               int          // datagrams that were sent before
+	blocks                int          // DATA datagrams
+	singly                map[int]bool // blocks that were acknowledged by their own number
 	handling              bool
 	early                 []uint16  // ACKs that the server looks at now, of what had not been sent when they arrived
 	doubt                 bool      // whether one of those came before what it acknowledges, or after: acked may be ackedBefore
@@ -551,8 +552,27 @@ func (w *watch) acknowledge(number uint16) bool {
 		w.duplicates, w.repaired = 0, time.Time{}
 	}
 	w.acked += ahead
+	if w.singly == nil {
+		w.singly = map[int]bool{}
+	}
+	w.singly[w.acked] = true
 	w.confirmed = true
 	return true
+}
+
+// skipped reports whether a block of a transfer in lock-step, or one before it, was not acknowledged by its own
+// number, though one behind it was: it may be asked for again, for the client may lack it.
+func (w *watch) skipped(number uint16) bool {
+	behind := int(uint16(w.acked) - number)
+	if w.windowSize > 1 || behind >= maxBeyond {
+		return false
+	}
+	for block := w.acked - behind; block > 0 && block > w.acked-maxBeyond; block-- {
+		if !w.singly[block] {
+			return true
+		}
+	}
+	return false
 }
 
 // lookAgain takes the ACKs that came early, but not too early if the server has not come to them yet: its other goroutines send, too.
@@ -629,6 +649,9 @@ func (l *link) judge(e endpoint, data []byte) {
 	case wireDATA:
 		block := w.ackedBefore + int(binary.BigEndian.Uint16(data[2:])-uint16(w.ackedBefore))
 		switch {
+		case w.skipped(binary.BigEndian.Uint16(data[2:])):
+			w.repeats, w.blocks = w.repeats+1, w.blocks+1
+			return
 		case block == w.ackedBefore || block > w.acked+newFlight(w.windowSize, l.ahead).ceiling:
 			wrong("further ahead than may be")
 			return
@@ -647,7 +670,7 @@ func (l *link) judge(e endpoint, data []byte) {
 		w.blocks++
 		if block <= w.sent {
 			w.repeats++
-			if w.handling && w.duplicateAcks && block == w.acked+1 {
+			if w.handling && w.duplicateAcks && !w.skipped(uint16(w.acked)) && block == w.acked+1 {
 				if !w.showsLoss() {
 					wrong("repeated for a duplicate ACK")
 				} else if now := time.Now(); now.Sub(w.repaired) < l.roundTrip() {

@@ -60,7 +60,7 @@ func (m *memory) recall(t *Transfer, now int64) {
 func (m *memory) note(t *Transfer, now int64) {
 	known, hash := m.taker(t)
 	*known = taker{address: hash, at: now, pace: t.pace, limit: t.flight.limit}
-	known.pace.trial, known.pace.began, known.pace.ticked, known.pace.waiting = false, 0, 0, 0
+	known.pace.began, known.pace.ticked, known.pace.waiting = 0, 0, 0
 	if t.flight.ceiling < newFlight(t.window.windowSize, t.shard.server.config.Ahead).ceiling {
 		known.floor = t.flight.ceiling
 	}

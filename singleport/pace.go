@@ -7,50 +7,60 @@ import "time"
 // than a burst, and then no more than the client drains meanwhile.
 type pace struct {
 	burst    int           // blocks that may wait at the client
-	highest  int           // blocks; a larger burst was lost before
-	trial    bool          // the burst was raised and not yet acknowledged
 	perBlock time.Duration // that the client takes for a block, as far as is known
+	slowest  time.Duration // it is not taken for faster than this: that lost blocks before
 	waiting  time.Duration // how long the client has yet to drain at that pace, at the time
 	at       int64         // of the last change
 
 	began    int64         // when the first block of the present window was sent; 0 if it is not measured
 	from     uint64        // the block before that
 	ticked   int64         // when the last ACK of new blocks came; 0 if none did since a loss
+	known    bool          // an ACK of DATA came
+	misses   int           // losses that no ACK told of, since a window was acknowledged whole
 	interval time.Duration // between blocks, as their ACKs come, smoothed; 0 if it is not known
 }
 
 const (
-	// firstBurst, in blocks, is what most rings take, and the most that any client gets at one time before
-	// its pace shows that it is no boot program.
-	firstBurst = 8
+	// nearBurst and farBurst, in blocks, are what any client gets at one time, until its pace shows that it
+	// is no boot program: on a local network, or while nothing is known, what the smallest rings take.
+	nearBurst = 4
+	farBurst  = 8
 	// firstPerBlock is slower than any boot program seen drains its ring.
 	firstPerBlock = 125 * time.Microsecond
-	// freePerBlock is faster than any: such a client gets its windows whole.
-	freePerBlock = 5 * time.Microsecond
-	// slowestPerBlock bounds what is measured: a block of 512 bytes at 128 kbit/s.
-	slowestPerBlock = 32 * time.Millisecond
+	// fastestPerBlock is a full frame at 1 Gbit/s.
+	fastestPerBlock = 12 * time.Microsecond
+	// fastestFar is the same elsewhere: over long round trips it hardly shows when a client falls behind.
+	fastestFar = 40 * time.Microsecond
+	// shortestWait is worth a timer for such a client: blocks due within it are sent together.
+	shortestWait = 50 * time.Microsecond
+	// slowestPerBlock bounds what is measured: a full frame at 128 kbit/s.
+	slowestPerBlock = 100 * time.Millisecond
 	// tellTime bounds how late an ACK may tell of a loss for a pace to be taken from it: clients with windows
 	// acknowledge after a second of silence, too.
 	tellTime = 700 * time.Millisecond
-	// paceStep, in blocks, is what may wait at a client whose pace was overestimated by a step.
-	paceStep = 16
+	// nearStep and farStep, in blocks, are what may wait at a client whose pace was overestimated by a step.
+	nearStep = 4
+	farStep  = 16
 )
 
-func newPace() pace { return pace{burst: firstBurst, highest: firstBurst, perBlock: firstPerBlock} }
+func newPace() pace { return pace{burst: nearBurst, perBlock: firstPerBlock} }
 
-// free reports whether the client showed that it takes whole windows.
-func (p *pace) free() bool { return p.perBlock <= freePerBlock && p.highest == firstBurst }
-
-// allowed returns how many blocks may be sent now, and, if none may, how long to wait for half a burst.
+// allowed returns how many blocks may be sent now, and, if none may, how long to wait for one.
 func (p *pace) allowed(now int64) (blocks int, wait time.Duration) {
-	if p.free() {
-		return MaxWindowSize, 0
-	}
 	left := max(p.waiting-time.Duration(now-p.at), 0)
-	if blocks = p.burst - int((left+p.perBlock-1)/p.perBlock); blocks > 0 {
+	if left == 0 {
+		return p.burst, 0
+	}
+	// Half of it stays free for what else may be on its way.
+	half := max(p.burst/2, 1)
+	if blocks = half - int((left+p.perBlock-1)/p.perBlock); blocks > 0 {
 		return blocks, 0
 	}
-	return 0, max(left-time.Duration(p.burst/2)*p.perBlock, p.perBlock)
+	wait = max(left-time.Duration(half-1)*p.perBlock, 1)
+	if p.perBlock == fastestPerBlock {
+		wait = max(wait, shortestWait)
+	}
+	return 0, wait
 }
 
 // sent notes that so many blocks were sent.
@@ -74,46 +84,63 @@ func (p *pace) tick(blocks, inFlight int, sentAt, now int64) {
 			p.interval = interval
 		}
 		p.interval += (interval - p.interval) / 4
+		p.perBlock = max(min(p.perBlock, p.interval), p.slowest, fastestPerBlock)
 	}
-	p.ticked = now
+	p.ticked, p.known = now, true
 }
 
 // arrived takes the ACK of whole windows of that many blocks, the last of which was sent at sentAt. least
-// is the shortest round trip.
-func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration) {
-	if p.trial = false; p.burst < p.highest {
-		p.burst, p.trial = min(2*p.burst, p.highest), true
+// is the shortest round trip, near says that it is that of a local network.
+func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near bool) {
+	step, slack, fastest := min(farStep, (blocks+3)/4), time.Duration(farBurst)*p.perBlock, fastestFar
+	p.misses = 0
+	p.burst = min(2*p.burst, farBurst)
+	if near {
+		p.burst, step, slack, fastest = min(p.burst, nearBurst), min(nearStep, (blocks+7)/8), p.perBlock/2, fastestPerBlock
 	}
 	began := p.began
 	p.began = 0
 	if blocks <= p.burst || began == 0 || least == 0 {
+		if p.perBlock > firstPerBlock {
+			p.perBlock = max(p.perBlock-p.perBlock/4, firstPerBlock)
+		}
 		return
 	}
-	faster := p.perBlock - p.perBlock*time.Duration(min(paceStep, (blocks+3)/4))/time.Duration(blocks)
-	if waited := time.Duration(now-sentAt) - least; waited > time.Duration(p.burst)*p.perBlock+least/8 {
+	faster := p.perBlock - p.perBlock*time.Duration(step)/time.Duration(blocks)
+	if waited := time.Duration(now-sentAt) - least; waited > slack+least/8 {
 		faster = max(faster, drained(blocks, now-began, least))
 	}
-	p.perBlock = min(faster, p.perBlock*2)
+	p.perBlock = max(min(faster, p.perBlock*2), p.slowest, fastest)
 }
 
-// lost takes a loss. An ACK said at that time which block arrived last, or none did, and at is 0.
-func (p *pace) lost(block uint64, at int64, least time.Duration) {
+// lost takes a loss. An ACK said at that time which block arrived last, or none did, and at is 0. least is
+// the shortest round trip, near says that it is that of a local network, and full that what was lost was most
+// likely too much.
+func (p *pace) lost(block uint64, at int64, least time.Duration, near, full bool) {
 	p.burst = max(p.burst/2, 1)
-	if p.trial {
-		p.highest, p.trial = p.burst, false
+	if near {
+		p.slowest = min(max(p.slowest, p.perBlock+p.perBlock/4), firstPerBlock)
 	}
-	p.perBlock = max(p.perBlock, 2*freePerBlock, p.interval)
+	p.perBlock = max(p.perBlock, p.slowest)
+	if full {
+		p.perBlock = max(p.perBlock, p.interval)
+	}
+	if at == 0 {
+		p.misses++
+	}
 	switch {
-	case at == 0:
-		p.perBlock = min(2*p.perBlock, slowestPerBlock) // all of it may have been too much
-	case p.began > 0 && p.began < at && at-p.began < int64(tellTime) && block >= p.from+firstBurst && least > 0:
+	case at == 0 && !p.known: // all of it may have been too much
+		p.perBlock = min(max(2*p.perBlock, least/8), slowestPerBlock)
+	case at == 0 && (full || p.misses > 1):
+		p.perBlock = min(2*p.perBlock, slowestPerBlock)
+	case p.began > 0 && p.began < at && at-p.began < int64(tellTime) && block >= p.from+farBurst && least > 0:
 		p.perBlock = max(p.perBlock, drained(int(block-p.from), at-p.began, least))
 	}
 	p.began, p.ticked = 0, 0
 }
 
-// drained returns the time that each of so many blocks took, that arrived in so many nanoseconds and a
-// round trip.
+// drained returns the time that each of so many blocks took that arrived in so many nanoseconds. The
+// shortest round trip has one of them.
 func drained(blocks int, took int64, least time.Duration) time.Duration {
-	return min(max((time.Duration(took)-least)/time.Duration(blocks), 0), slowestPerBlock)
+	return min(max((time.Duration(took)-least)/time.Duration(blocks-1), 0), slowestPerBlock)
 }

@@ -163,14 +163,14 @@ func (s *Server) handle(t *Transfer) (file File, err error) {
 	return s.handler(t)
 }
 
-// closeFile tells the file of t that it is over, and contains its panic.
-func (s *Server) closeFile(t *Transfer) {
+// closeFile tells a file that its transfer is over, and contains its panic.
+func (s *Server) closeFile(file File, err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(v)
 		}
 	}()
-	t.file.Ended(t.end)
+	file.Ended(err)
 }
 
 // panicked reports a panic that was contained.

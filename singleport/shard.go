@@ -183,6 +183,13 @@ func (s *shard) refused(r *received, why Refusal) {
 
 // open has the Handler answer t, in a goroutine of its own.
 func (s *shard) open(t *Transfer) {
+	s.mu.Lock() // so that what is queued of the transfer before has left
+	over := t.over
+	s.mu.Unlock()
+	if over {
+		s.finish(t)
+		return
+	}
 	file, err := s.server.handle(t)
 	s.mu.Lock()
 	t.file = file
@@ -192,7 +199,7 @@ func (s *shard) open(t *Transfer) {
 		s.offer(t)
 	}
 	s.flush()
-	over := t.over
+	over = t.over
 	s.mu.Unlock()
 	if over {
 		s.finish(t)
@@ -272,6 +279,9 @@ func (s *shard) advance(t *Transfer, now int64) {
 		t.pace.sent(sent, now)
 		n -= sent
 	}
+	if t.tries > 0 {
+		t.resumeAt = now + int64(s.lull(t))
+	}
 	if w.wantsSegment(t.flight.limit) && t.waiting && t.delivery == deliverNothing {
 		if w.size < 0 {
 			s.flush() // release moves what was taken from the tail
@@ -310,6 +320,9 @@ func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
 		s.socket.sendBlocks(blocks{owner: t, number: number, count: count, fresh: fresh, data: data})
 	}
 	t.retransmits += count - fresh
+	if fresh < count && !t.probed {
+		t.copiedAt = now
+	}
 	// An ACK is expected of the last block of a window.
 	sent, again := w.next-1, fresh == 0
 	if end := sent - (sent-w.acked)%uint64(w.windowSize); sent-uint64(count) < end && end < sent {
@@ -349,21 +362,23 @@ func (s *shard) arm(t *Transfer, now int64) {
 // it is to acknowledge next.
 func (s *shard) patience(t *Transfer, now int64) int64 {
 	e := &t.estimator
-	wait := int64(e.timeout(time.Duration(t.window.timeout) * time.Second))
+	wait := int64(e.timeout(time.Duration(t.window.timeout)*time.Second, t.flight.isLocal()))
 	switch {
+	case t.window.beyond != 0: // it is not silent, so its answer comes soon
+		return now + int64(max(2*t.trip(), minLossyTimeout))
 	case e.smoothed == 0 && t.doubted:
-		return now + int64(firstTimeout/2)
+		return now + int64(max(4*t.leastTrip(), 2*minTimeout))
 	case e.smoothed == 0 || t.flight.isLocal() && !t.doubted:
 		return now + wait
 	}
 	if t.doubted {
-		wait = int64(e.smoothed + 2*e.variation + e.suspicion())
+		wait = int64(e.smoothed + 2*e.variation + t.suspicion())
 	}
 	at := t.flight.sentAt(t.window.end(t.window.windowSize))
 	if at == 0 {
 		at = now
 	}
-	return max(at+wait, now+int64(max(e.smoothed/2, e.suspicion())))
+	return max(at+wait, now+int64(max(e.smoothed/2, suspicionTime)))
 }
 
 // schedule sets the shard's timer to its first transfer's.
@@ -412,6 +427,8 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.end(t, ErrTimedOut)
 	case !t.confirmed:
 		s.repeatUnconfirmed(t, now)
+	case w.beyond != 0 && w.sendable(t.flight.limit) == 0 || w.beyond != 0 && t.suspectAt != 0 && now >= t.suspectAt:
+		s.probe(t, now)
 	case t.suspectAt != 0 && now >= t.suspectAt:
 		s.goBack(t, t.progress, now)
 	case w.sendable(t.flight.limit) > 0: // the next burst
@@ -436,8 +453,8 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 
 // leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
 func (t *Transfer) leastTrip() time.Duration {
-	if t.flight.least == 0 || 0 < t.offerTrip && t.offerTrip < t.flight.least {
-		return t.offerTrip
+	if t.flight.least == 0 || 0 < t.flight.offer && t.flight.offer < t.flight.least {
+		return t.flight.offer
 	}
 	return t.flight.least
 }
@@ -463,25 +480,54 @@ func (t *Transfer) lifetime() time.Duration {
 // behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
 func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
-	t.suspectAt, t.doubted, t.recover = 0, false, w.high
+	t.suspectAt, t.doubted, t.blind, t.repairedAt = 0, false, toldAt == 0, now
+	t.alarmed = toldAt != 0
 	t.estimator.lossy = true
-	t.pace.lost(w.acked, toldAt, t.leastTrip())
+	t.pace.lost(w.acked, toldAt, t.leastTrip(), t.flight.isLocal(), t.flight.isFull() || t.tries > 1)
 	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
 	s.memory.note(t, now)
 	w.rewind()
 	t.resumeAt = 0
 	s.advance(t, now)
-	if t.tries > 0 {
-		// There may be nobody left, or all is just slow.
-		wait := t.estimator.timeout(time.Duration(w.timeout) * time.Second)
-		t.resumeAt = now + int64(wait/2)
-		s.arm(t, now)
-	}
 }
 
-// recovering reports whether a loss is being repaired. Copies of what the client has make it acknowledge
-// that again, so its ACK is then a faint sign of another loss.
-func (t *Transfer) recovering() bool { return t.window.acked < t.recover }
+// probe sends the block again whose ACK is missing while those of later ones are there. If the client lacks it,
+// it takes it; else it says how far it is, or nothing.
+func (s *shard) probe(t *Transfer, now int64) {
+	w := &t.window
+	t.suspectAt, t.repairedAt = 0, now
+	if t.probes++; t.probes > mostProbes {
+		number := uint16(w.acked + 1) // it has that one, as far as can be known
+		t.probed = false
+		if t.mute++; t.mute == mostMute {
+			number = w.trust()
+		}
+		s.acknowledge(t, number, now)
+		return
+	}
+	next := w.next
+	w.rewind()
+	if t.probed = w.sendable(1) > 0; t.probed {
+		s.sendBlocks(t, 1, now)
+		w.next = max(w.next, next)
+	}
+	s.advance(t, now)
+}
+
+const (
+	// mostProbes unanswered, a client has that block, and says nothing to a copy.
+	mostProbes = 4
+	// mostMute times that, it minds the order of blocks.
+	mostMute = 5
+)
+
+// lull returns how long to wait for an ACK after a burst that answered a timeout: there may be nobody left, or
+// all is just slow.
+func (s *shard) lull(t *Transfer) time.Duration {
+	wait := min(t.estimator.timeout(time.Duration(t.window.timeout)*time.Second, t.flight.isLocal())/4, minTimeout)
+	bursts := t.window.sendable(t.flight.limit)/t.pace.burst + 1
+	return min(max(wait, min(t.trip(), minTimeout)), longestLull/time.Duration(bursts))
+}
 
 // limit sets the limit of a flight.
 func (s *shard) limit(t *Transfer, blocks int) {
@@ -496,7 +542,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		if number == 0 {
 			t.oack = nil
 			if t.datagrams == 1 {
-				t.offerTrip = time.Duration(now - t.offeredAt)
+				t.flight.offer = time.Duration(now - t.offeredAt)
 			}
 			s.confirm(t, now)
 			s.engine.add(t)
@@ -512,14 +558,31 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 	case ackDuplicate:
 		s.duplicate(t, now)
 		return
+	case ackBeyond:
+		if t.suspectAt == 0 {
+			t.suspectAt = now + int64(t.suspicion())
+			s.arm(t, now)
+		}
+		return
+	case ackAgain:
+		if t.probed && now-t.repairedAt >= int64(t.flight.least) && now-t.copiedAt > 4*int64(t.trip()) {
+			s.acknowledge(t, w.trust(), now) // asked for the missing ACK, it says how far it is
+		}
+		return
 	}
-	t.progress, t.tries, t.unreachable, t.suspectAt, t.doubted, t.copy, t.resumeAt = now, 0, false, 0, false, nil, 0
+	if t.probed && number == uint16(before+1) {
+		t.mute = 0 // it answers a copy
+	}
+	t.progress, t.tries, t.unreachable, t.suspectAt, t.doubted, t.copy, t.resumeAt, t.probes, t.probed = now, 0, false, 0, false, nil, 0, 0, false
 	if !t.confirmed {
 		s.confirm(t, now)
 	}
+	s.judge(t, now)
 	sentAt := t.flight.sentAt(w.acked)
 	if r := t.flight.measure(w.acked, now); r > 0 {
 		t.estimator.sample(r)
+	} else if t.estimator.smoothed > 0 {
+		t.estimator.backoff = 0
 	}
 	arrived := int(w.acked - before)
 	t.pace.tick(arrived, w.inFlight(), sentAt, now)
@@ -529,18 +592,57 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		s.end(t, nil)
 		return
 	case ackPartial:
-		// The client misses the next block, or it acknowledges each, and the next ACK is under way.
-		if t.doubted = t.recovering(); !t.doubted && w.inFlight() > 0 {
-			t.suspectAt = now + int64(t.estimator.suspicion())
+		// The client misses the next block, or it acknowledges each, and the next ACK is under way. Or it saw a
+		// copy of a block that it had: then nothing but a silence tells of another loss.
+		if t.blind {
+			t.blind, t.doubted = false, true
+		} else if w.inFlight() > 0 {
+			sent := t.flight.sentAt(w.acked+1) + int64(t.trip())
+			t.suspectAt = max(sent, now) + int64(t.suspicion())
 		}
 	case ackNew:
-		t.pace.arrived(arrived, sentAt, now, t.leastTrip())
+		t.blind = false
+		t.pace.arrived(arrived, sentAt, now, t.leastTrip(), t.flight.isLocal())
 		if next := t.flight.next(w.windowSize, arrived, w.acked); next <= t.flight.limit ||
 			s.server.mayGrow((next-w.windowSize)*w.blockSize) {
 			s.limit(t, next)
 		}
 	}
 	s.advance(t, now)
+}
+
+// judge takes an ACK of new blocks for what it says of an alarm: of the sign of a loss that waits, and of the
+// last one for which the flight was sent again. An ACK that comes too soon to answer a copy answers the block
+// that was thought lost (RFC 3522's idea, by time). Then nothing was lost, and the next sign has longer to
+// prove itself.
+func (s *shard) judge(t *Transfer, now int64) {
+	if !t.alarmed {
+		return
+	}
+	t.alarmed = false
+	if now-t.repairedAt < int64(t.leastTrip())*3/4 {
+		t.alarms = min(t.alarms+1, mostAlarms)
+		s.limit(t, t.flight.undo(t.window.windowSize))
+		t.window.next = max(t.window.next, t.window.high+1)
+	}
+}
+
+// mostAlarms bounds the doublings of a suspicion.
+const mostAlarms = 5
+
+// suspicion returns how long a sign of a loss waits for an ACK that disproves it: the longer the more often
+// one did so too late.
+func (t *Transfer) suspicion() time.Duration { return max(t.trip()/8, suspicionTime) << t.alarms }
+
+// trip returns the round trip that an ACK is expected to take.
+func (t *Transfer) trip() time.Duration {
+	switch {
+	case t.estimator.smoothed > 0:
+		return t.estimator.smoothed
+	case t.flight.offer > 0:
+		return 2 * t.flight.offer // an OACK is short
+	}
+	return firstTimeout / 2
 }
 
 // duplicate takes an ACK of the last block that was acknowledged. It draws nothing (RFC 1123 section
@@ -553,13 +655,14 @@ func (s *shard) duplicate(t *Transfer, now int64) {
 	if w.inFlight() < 2 || t.suspectAt != 0 || t.doubted {
 		return
 	}
-	if t.recovering() {
-		t.doubted = true
-		s.arm(t, now)
-		return
+	if t.blind || now-t.repairedAt < int64(t.trip()+t.suspicion()) {
+		return // it is about what was in flight before that went back
 	}
-	at := t.flight.sentAt(w.end(w.windowSize))
-	t.suspectAt = max(at+int64(t.estimator.smoothed), now) + int64(t.estimator.suspicion())
+	if at := t.flight.sentAt(w.end(w.windowSize)); at != 0 {
+		t.suspectAt = max(at+int64(t.trip()), now) + int64(t.suspicion())
+	} else {
+		t.doubted = true // the window is still being sent
+	}
 	s.arm(t, now)
 }
 
@@ -652,8 +755,11 @@ func (s *shard) dispose(t *Transfer) {
 
 // finish tells the file that t is over, and closes the account of t.
 func (s *shard) finish(t *Transfer) {
-	if t.file != nil {
-		s.server.closeFile(t)
+	s.mu.Lock() // so that what is queued of t has left
+	file, err := t.file, t.end
+	s.mu.Unlock()
+	if file != nil {
+		s.server.closeFile(file, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,6 +17,8 @@ const (
 	minLocalTimeout = 400 * time.Millisecond
 	// minLossyTimeout is the lower bound once a loss was repaired, on a local network minTimeout.
 	minLossyTimeout = 20 * time.Millisecond
+	// longestLull bounds the time that a flight takes which is sent burst by burst after a timeout.
+	longestLull = 500 * time.Millisecond
 	// maxTimeout is how long it may become by doubling, unless a round trip takes longer.
 	maxTimeout = 4 * time.Second
 	// clockGranularity is RFC 6298's G.
@@ -55,11 +57,12 @@ func (e *estimator) sample(r time.Duration) {
 	e.backoff = 0
 }
 
-// timeout returns the timer to set now. agreed is the timeout option, an upper bound; 0 is none.
-func (e *estimator) timeout(agreed time.Duration) time.Duration {
+// timeout returns the timer to set now. agreed is the timeout option, an upper bound; 0 is none. local says
+// that the client is on a local network.
+func (e *estimator) timeout(agreed time.Duration, local bool) time.Duration {
 	t, bound := firstTimeout, maxTimeout
 	if e.smoothed > 0 {
-		t = max(e.smoothed+max(clockGranularity, 4*e.variation), e.least())
+		t = max(e.smoothed+max(clockGranularity, 4*e.variation), e.least(local))
 		bound = max(maxTimeout, t)
 	}
 	if agreed > 0 {
@@ -72,8 +75,8 @@ func (e *estimator) timeout(agreed time.Duration) time.Duration {
 }
 
 // least returns the lower bound of the timer.
-func (e *estimator) least() time.Duration {
-	switch local := e.smoothed < lanTime; {
+func (e *estimator) least(local bool) time.Duration {
+	switch {
 	case local && !e.lossy:
 		return minLocalTimeout
 	case local || !e.lossy:
@@ -81,9 +84,6 @@ func (e *estimator) least() time.Duration {
 	}
 	return max(minLossyTimeout, e.smoothed+e.smoothed/2)
 }
-
-// suspicion returns how long a sign of a loss waits for an ACK that disproves it.
-func (e *estimator) suspicion() time.Duration { return max(e.smoothed/8, suspicionTime) }
 
 // timers is a heap of transfers by the time at which their timer is looked at, which is not later than due. A
 // timer that is set to a later time, as every ACK does, leaves the heap as it is.

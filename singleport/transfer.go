@@ -45,20 +45,26 @@ type Transfer struct {
 	before, after *Transfer // among the shard's unconfirmed transfers that were answered
 	listed        bool
 	confirmed     bool
-	offeredAt     int64         // when the first answer was sent
-	offerTrip     time.Duration // round trip of the OACK; 0 if that is not known
-	oack          []byte        // until the client acknowledged it, else nil
-	datagrams     int           // first answers that were sent to an unconfirmed client
-	declined      bool          // the client acknowledges no empty block
-	unreachable   bool          // its host said since the last new ACK that the port is closed
-	uncut         bool          // datagrams that the kernel cuts do not arrive
+	offeredAt     int64  // when the first answer was sent
+	oack          []byte // until the client acknowledged it, else nil
+	datagrams     int    // first answers that were sent to an unconfirmed client
+	declined      bool   // the client acknowledges no empty block
+	unreachable   bool   // its host said since the last new ACK that the port is closed
+	uncut         bool   // datagrams that the kernel cuts do not arrive
 
-	progress    int64  // when something new was acknowledged last
-	tries       int    // repeats since then
-	suspectAt   int64  // when a sign of a loss becomes one; 0 for none
-	doubted     bool   // a faint sign of a loss: it is one if the next ACK is overdue
-	resumeAt    int64  // when more may be sent after a timeout; 0 is now
-	recover     uint64 // last block that was sent before the last goBack
+	progress    int64 // when something new was acknowledged last
+	tries       int   // repeats since then
+	suspectAt   int64 // when a sign of a loss becomes one; 0 for none
+	doubted     bool  // a faint sign of a loss: it is one if the next ACK is overdue
+	resumeAt    int64 // when more may be sent after a timeout; 0 is now
+	blind       bool  // its flight was sent again without a word from the client, which may have part of it
+	mute        int   // how often all of them were in vain
+	probed      bool  // the last of them went alone
+	probes      int   // copies of a block whose ACK alone is missing, since something new was acknowledged
+	alarmed     bool  // its flight was sent again for the sign of a loss, and no ACK came since
+	alarms      int   // how often that was for nothing
+	copiedAt    int64 // when blocks were sent again last, but for a probe
+	repairedAt  int64 // when its flight was sent again last
 	retransmits int
 	blocked     bool      // it waits in shard.blocked until the socket is writable
 	copy        *lateCopy // of its RRQ or of the one before it, which may be a new one

@@ -1,5 +1,7 @@
 package singleport
 
+import "math/bits"
+
 // window is what a sender of RFC 1350 and RFC 7440 knows of one transfer. It cuts the engine's segments
 // into the client's blocks. Blocks are counted from 1 without end; on the wire a number is that count
 // modulo 65,536.
@@ -12,6 +14,12 @@ type window struct {
 	high  uint64 // last that was ever sent
 	last  uint64 // the one that ends the transfer; 0 until it is known
 
+	// trusting says that the client may take any block for the next, as U-Boot before 2020.10 does, and
+	// acknowledge what came behind a gap: then only an ACK of each block shows that it has all. beyond are those
+	// that came of blocks behind acked+1, a bit each.
+	trusting bool
+	beyond   uint64
+
 	// Blocks at hand: those of tail, then those of segment, which begins with block first.
 	first   uint64
 	segment []byte // the engine's own bytes, until the next segment is asked for
@@ -23,7 +31,7 @@ type window struct {
 // newWindow returns the window of a file with size bytes; a negative size means that the file can be read
 // only once, and that its end is known when it comes.
 func newWindow(t terms, size int64) window {
-	w := window{terms: t, next: 1, first: 1, size: size}
+	w := window{terms: t, next: 1, first: 1, size: size, trusting: t.windowSize == 1}
 	if size >= 0 {
 		w.last = uint64(size/int64(t.blockSize)) + 1
 	}
@@ -47,10 +55,13 @@ func (w *window) lowest() uint64 { return w.first - uint64(len(w.tail)/w.blockSi
 // end returns the last block that a flight of that many blocks may reach.
 func (w *window) end(flight int) uint64 {
 	end := w.acked + uint64(flight)
-	if w.last > 0 {
-		end = min(end, w.last)
+	switch {
+	case w.last == 0:
+		return end
+	case w.trusting && w.acked+1 < w.last:
+		return min(end, w.last-1) // with the last block such a client believes to have the whole file
 	}
-	return end
+	return min(end, w.last)
 }
 
 // wantsSegment reports whether a flight of that many blocks has room for a block that is not at hand.
@@ -146,6 +157,8 @@ const (
 	ackDuplicate                        // of the last block that was acknowledged
 	ackNew                              // of new blocks, as many as make windows
 	ackPartial                          // of new blocks, but it ends no window (RFC 7440 section 4)
+	ackBeyond                           // of a block behind one that a trusting client did not acknowledge
+	ackAgain                            // the same, of the last such block, as before
 	ackLast                             // all there is
 )
 
@@ -158,8 +171,13 @@ func (w *window) ack(number uint16) acknowledgement {
 		return ackDuplicate
 	case ahead > w.high-w.acked:
 		return ackStale
+	case w.trusting && ahead > 1:
+		return w.note(ahead)
 	}
 	w.acked += ahead
+	for w.beyond >>= ahead; w.beyond&1 != 0 && w.acked < w.high; w.beyond >>= 1 {
+		w.acked++
+	}
 	w.next = max(w.next, w.acked+1)
 	switch {
 	case w.acked == w.last:
@@ -168,6 +186,30 @@ func (w *window) ack(number uint16) acknowledgement {
 		return ackPartial
 	}
 	return ackNew
+}
+
+// note takes the ACK of a block behind the next one of a trusting client.
+func (w *window) note(ahead uint64) acknowledgement {
+	bit := uint64(1) << (ahead - 1)
+	switch {
+	case ahead > maxBeyond:
+		return ackStale
+	case w.beyond>>(ahead-1) == 1:
+		return ackAgain
+	}
+	w.beyond |= bit
+	return ackBeyond
+}
+
+// maxBeyond bounds the flight of a trusting client: the bits of beyond.
+const maxBeyond = 64
+
+// trust takes the blocks for acknowledged that were, for the client minds their order after all: it returns
+// the number of the last.
+func (w *window) trust() uint16 {
+	number := uint16(w.acked) + uint16(bits.Len64(w.beyond))
+	w.trusting, w.beyond = false, 0
+	return number
 }
 
 // inFlight returns how many blocks were sent and not acknowledged since the last rewind.
