@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ const (
 	defaultGrace  = "4s"          // Fly.io kills after 5 s
 	maxGrace      = time.Hour
 	maxTransfers  = 100_000
+	everyone      = "0.0.0.0/0,::/0"
 )
 
 // option is one flag, with all that -h, the environment and the README say about it.
@@ -61,6 +63,8 @@ func options(c *config, getenv func(string) string) []option {
 			meaning: "folder of the files that are served", set: c.setRoot},
 		{name: "allow", variable: "TFTP_ALLOW", initial: "default", values: "a list",
 			meaning: "names that may be read: default (boot files), extensions, none, patterns, *", set: c.setAllow},
+		{name: "clients", variable: "TFTP_CLIENTS", initial: everyone, values: "CIDR,...",
+			meaning: "networks and addresses that are answered; others get silence", set: c.setClients},
 		number("max-blksize", "TFTP_MAX_BLKSIZE", singleport.DefaultMaxBlockSize, singleport.DefaultBlockSize, singleport.MaxBlockSize,
 			"largest blksize granted, in bytes", &c.limits.MaxBlockSize),
 		number("max-windowsize", "TFTP_MAX_WINDOWSIZE", singleport.DefaultMaxWindowSize, 1, singleport.MaxWindowSize,
@@ -122,6 +126,26 @@ func (c *config) setRoot(value string) error {
 func (c *config) setAllow(value string) (err error) {
 	c.allow, err = parseAllow(value)
 	return err
+}
+
+func (c *config) setClients(value string) error {
+	c.limits.Clients = nil
+	for _, entry := range strings.Split(value, ",") {
+		entry = strings.TrimSpace(entry)
+		network, err := netip.ParsePrefix(entry)
+		if addr, failed := netip.ParseAddr(entry); failed == nil && addr.Zone() == "" {
+			addr = addr.Unmap()
+			network, err = addr.Prefix(addr.BitLen())
+		}
+		switch {
+		case err != nil || network.Addr().Is4In6():
+			return fmt.Errorf("%+q is neither a network such as 192.0.2.0/24 or 2001:db8::/48 nor an address", entry)
+		case network != network.Masked():
+			return fmt.Errorf("%s has bits behind its length: is it %s", entry, network.Masked())
+		}
+		c.limits.Clients = append(c.limits.Clients, network)
+	}
+	return nil
 }
 
 func (c *config) setUser(value string) (err error) {
