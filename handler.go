@@ -29,14 +29,14 @@ func (h *handler) answer(t transfer) (singleport.File, error) {
 	path, err := resolveName(t.Name(), h.allow)
 	if err != nil {
 		if t.Name() != "" || !h.isOwn(t.Client().Addr()) { // else it is -healthcheck
-			h.log.refused("denied", t.Client(), "file=%+q client=%v why=%+q", t.Name(), t.Client(), err.Error())
+			h.log.refused("denied", t.Client(), t.Name(), err.Error())
 		}
 		return nil, singleport.ErrNotFound
 	}
 	file, failure := h.folder.OpenFile(path)
 	if failure != nil {
 		answer, event := refusal(failure.Kind)
-		h.log.refused(event, t.Client(), "file=%+q client=%v why=%+q", path, t.Client(), failure.Why)
+		h.log.refused(event, t.Client(), path, failure.Why)
 		return nil, answer
 	}
 	return &sentFile{file, h.log, path, t}, nil
@@ -65,13 +65,18 @@ func (h *handler) isOwn(client netip.Addr) bool {
 	return client.IsLoopback()
 }
 
-// outcome returns the words that begin the log line of a transfer that ended with err.
-func outcome(err error) string {
+// outcome returns the words that begin the log line of a transfer that ended with err, when the
+// client had acknowledged so many bytes. A client that only wants the size of a file sends an ERROR
+// in place of its first ACK.
+func outcome(err error, bytes int64) string {
+	_, fromClient := errors.AsType[*singleport.ClientError](err)
 	switch {
 	case err == nil:
 		return "sent"
 	case errors.Is(err, singleport.ErrTimedOut):
 		return "timed out"
+	case fromClient && bytes == 0:
+		return "probed"
 	}
 	return "failed"
 }

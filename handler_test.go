@@ -109,7 +109,7 @@ func TestAnswer(t *testing.T) {
 		{"a.txt/b.txt", "", `not found file="a.txt/b.txt" client=192.0.2.7:2070 why="not a directory"`},
 		{"/A/../a.txt", "", `denied file="/A/../a.txt" client=192.0.2.7:2070 why="a .. element in the name"`},
 		{"a.key", "", `denied file="a.key" client=192.0.2.7:2070 why="not in -allow: -allow default,.key would serve it"`},
-		{"absent.key", "", `denied file="absent.key" client=192.0.2.7:2070 why="not in -allow: -allow default,.key would serve it"`},
+		{"absent.lock", "", `denied file="absent.lock" client=192.0.2.7:2070 why="not in -allow: -allow default,.lock would serve it"`},
 		{"Onboard", "", `denied file="Onboard" client=192.0.2.7:2070 why="not in -allow: -allow default,none would serve it"`},
 		{".hidden/c.txt", "", `denied file=".hidden/c.txt" client=192.0.2.7:2070 why="an element of the name begins with a dot"`},
 		{"folder.txt", "", `denied file="folder.txt" client=192.0.2.7:2070 why="not a regular file"`},
@@ -167,12 +167,18 @@ func TestOutcome(t *testing.T) {
 	} {
 		(&fakeTransfer{name: "a.txt", mode: singleport.Octet, fails: err}).run(h)
 	}
+	testkit.WriteFile(t, path+"/a.txt", nil)
+	for _, err := range []error{&singleport.ClientError{Code: 8, Message: "User aborted"}, singleport.ErrStopped} {
+		(&fakeTransfer{name: "a.txt", mode: singleport.Octet, fails: err}).run(h)
+	}
 	const figures = ` file="a.txt" client=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms why=`
 	want := "timed out" + figures + `"no answer from the client"` + "\n" +
 		"failed" + figures + `"the client began another request"` + "\n" +
 		"failed" + figures + `"the server stopped"` + "\n" +
 		"failed" + figures + `"the client sent ERROR 8 \"User aborted\\x1b[2J\""` + "\n" +
-		"failed" + figures + `"another"` + "\n"
+		"failed" + figures + `"another"` + "\n" +
+		strings.Replace("probed"+figures, "=5", "=0", 1) + `"the client sent ERROR 8 \"User aborted\""` + "\n" +
+		strings.Replace("failed"+figures, "=5", "=0", 1) + `"the server stopped"` + "\n"
 	if got := log(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
