@@ -144,6 +144,46 @@ func TestOptionsOnTheWire(t *testing.T) {
 	}
 }
 
+// The search of a boot program is one line of the log, whatever it looks for.
+func TestSearchesInTheLog(t *testing.T) {
+	testkit.SkipIfShort(t)
+	var pxelinux, grub []string
+	for _, id := range []string{"4c4c4544-0000-1000-8000-000000000000", "01-52-54-00-77-00-22"} {
+		pxelinux = append(pxelinux, "pxelinux.cfg/"+id)
+	}
+	for digits := len("C0A80001"); digits > 0; digits-- {
+		pxelinux = append(pxelinux, "pxelinux.cfg/"+"C0A80001"[:digits])
+		grub = append(grub, "grub/grub.cfg-"+"C0A80001"[:digits])
+	}
+	grub = append([]string{"grub/grub.cfg-01-52-54-00-77-00-22"}, grub...)
+	shim := []string{"revocations_sku.efi", "revocations_sbat.efi", "shim_certificate_0.efi"}
+	folder := testkit.PublicFolder(t)
+	testkit.WriteFile(t, folder+"/pxelinux.cfg/default", []byte("found"))
+	for _, c := range []struct{ allow, event string }{{"default", "not found"}, {"txt", "denied"}} {
+		d := start(t, folder, "-allow", c.allow)
+		for i, search := range [][]string{pxelinux, grub, shim} {
+			from := fmt.Sprintf("127.0.0.%d", i+1)
+			for _, name := range search {
+				if got := dialFrom(t, from, d.addr).ask(rrq(name, "octet", "tsize", "0", "blksize", "1408")); got != notFound {
+					t.Errorf("%s: %q", name, got)
+				}
+			}
+		}
+		for range 3 {
+			line := d.waitFor(c.event + ` file="`)
+			for _, search := range [][]string{pxelinux, grub, shim} {
+				if strings.Contains(line, `file="`+search[0]+`"`) &&
+					!strings.HasSuffix(line, fmt.Sprintf(" more=%d last=%q", len(search)-1, search[len(search)-1])) {
+					t.Error(line)
+				}
+			}
+		}
+		if lines := strings.Count(d.logged(), c.event+" file="); lines != 3 {
+			t.Errorf("%d lines", lines)
+		}
+	}
+}
+
 // A program for a 32-bit machine serves files of 2 GiB and more.
 func TestLargeFileOn32Bit(t *testing.T) {
 	t.Parallel()
