@@ -101,7 +101,7 @@ func TestDocsAmplification(t *testing.T) {
 		{"with options: three OACKs", rrq + "undionly.kpxe" + octet + "blksize\x001432\x00tsize\x000\x00", 70_274, nil},
 		{"with one option, shortest name: three OACKs", rrq + "a.0" + octet + "tsize\x000\x00", 1 << 32, nil},
 		{"without options: three DATA of 512 bytes", rrq + "undionly.kpxe" + octet, 70_274, nil},
-		{"refused name: an ERROR", rrq + "undionly.key" + octet, 0, ErrAccess},
+		{"refused name: an ERROR", rrq + "undionly.key" + octet, 0, ErrNotFound},
 		{"absent file: an ERROR", rrq + "absent.kpxe" + octet, 0, ErrNotFound},
 		{"WRQ: an ERROR", "\x00\x02undionly.kpxe" + octet, 0, ErrAccess},
 	} {
