@@ -520,6 +520,7 @@ func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 func (s *shard) probe(t *Transfer, now int64) {
 	w := &t.window
 	t.suspectAt, t.repairedAt = 0, now
+	t.flight.marks = t.flight.marks[:0]
 	if t.probes++; t.probes > mostProbes {
 		number := uint16(w.acked + 1) // it has that one, as far as can be known
 		t.probed = false
@@ -589,8 +590,10 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		}
 		return
 	case ackAgain:
-		if t.probed && now-t.repairedAt >= int64(t.flight.least) && now-t.copiedAt > 4*int64(t.trip()) {
-			s.acknowledge(t, w.trust(), now) // asked for the missing ACK, it says how far it is
+		// Asked for the missing ACK, it says how far it is, unless it is the answer to another copy, or its own timer.
+		since, trip := now-t.repairedAt, int64(t.trip())
+		if t.probed && since >= int64(t.flight.least) && since <= 2*trip && now-t.copiedAt > 4*trip {
+			s.acknowledge(t, w.trust(), now)
 		}
 		return
 	}
