@@ -132,16 +132,15 @@ func (c *config) setClients(value string) error {
 	c.limits.Clients = nil
 	for _, entry := range strings.Split(value, ",") {
 		entry = strings.TrimSpace(entry)
-		network, err := netip.ParsePrefix(entry)
-		if addr, failed := netip.ParseAddr(entry); failed == nil && addr.Zone() == "" {
-			addr = addr.Unmap()
-			network, err = addr.Prefix(addr.BitLen())
+		address, length, hasLength := strings.Cut(entry, "/")
+		addr, err := netip.ParseAddr(address)
+		bits := addr.BitLen()
+		if hasLength && err == nil {
+			bits, err = strconv.Atoi(length)
 		}
-		switch {
-		case err != nil || network.Addr().Is4In6():
-			return fmt.Errorf("%+q is neither a network such as 192.0.2.0/24 or 2001:db8::/48 nor an address", entry)
-		case network != network.Masked():
-			return fmt.Errorf("%s has bits behind its length: is it %s", entry, network.Masked())
+		network, failed := addr.Prefix(bits)
+		if err != nil || failed != nil || network.Addr() != addr || addr.Is4In6() {
+			return fmt.Errorf("%+q is neither an address nor a network such as 192.0.2.0/24 or 2001:db8::/48", entry)
 		}
 		c.limits.Clients = append(c.limits.Clients, network)
 	}

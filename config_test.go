@@ -53,8 +53,8 @@ func TestParse(t *testing.T) {
 			return c.root == "/a" && slices.Equal(c.allow, allowList{"*"}) && c.user.String() == "1:2"
 		}},
 		{"", []string{"TFTP_ROOT="}, func(c *config) bool { return c.root == "files" }},
-		{"-clients 192.0.2.0/24,2001:db8::/48,198.51.100.7,::1,::ffff:203.0.113.9", nil, func(c *config) bool {
-			return fmt.Sprint(c.limits.Clients) == "[192.0.2.0/24 2001:db8::/48 198.51.100.7/32 ::1/128 203.0.113.9/32]"
+		{"-clients 192.0.2.0/24,2001:db8::/48,198.51.100.7,::1", nil, func(c *config) bool {
+			return fmt.Sprint(c.limits.Clients) == "[192.0.2.0/24 2001:db8::/48 198.51.100.7/32 ::1/128]"
 		}},
 		{"", []string{"TFTP_CLIENTS=10.0.0.0/8, fe80::/10"}, func(c *config) bool {
 			return fmt.Sprint(c.limits.Clients) == "[10.0.0.0/8 fe80::/10]"
@@ -96,16 +96,18 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-listen", ":69,"}, "", "-listen"},
 		{[]string{"-allow", ""}, "", "-allow"},
 		{[]string{"-allow", "default,.v*"}, "", "begins with a dot"},
-		{[]string{"-clients", ""}, "", "neither a network"},
-		{[]string{"-clients", "192.0.2.0/24,"}, "", "neither a network"},
-		{[]string{"-clients", "192.0.2.0/33"}, "", "neither a network"},
-		{[]string{"-clients", "192.0.2/24"}, "", "neither a network"},
-		{[]string{"-clients", "192.0.2.0/24/8"}, "", "neither a network"},
-		{[]string{"-clients", "example.org"}, "", "neither a network"},
-		{[]string{"-clients", "fe80::1%lo"}, "", "neither a network"},
-		{[]string{"-clients", "::ffff:192.0.2.0/120"}, "", "neither a network"},
-		{[]string{"-clients", "192.0.2.7/24"}, "", "is it 192.0.2.0/24"},
-		{[]string{"-clients", "2001:db8::1/48"}, "", "is it 2001:db8::/48"},
+		{[]string{"-clients", ""}, "", "neither an address"},
+		{[]string{"-clients", "192.0.2.0/24,"}, "", "neither an address"},
+		{[]string{"-clients", "::ffff:192.0.2.1"}, "", "neither an address"},
+		{[]string{"-clients", "192.0.2.0/-1"}, "", "neither an address"},
+		{[]string{"-clients", "192.0.2.0/33"}, "", "neither an address"},
+		{[]string{"-clients", "192.0.2/24"}, "", "neither an address"},
+		{[]string{"-clients", "192.0.2.0/24/8"}, "", "neither an address"},
+		{[]string{"-clients", "example.org"}, "", "neither an address"},
+		{[]string{"-clients", "fe80::1%lo"}, "", "neither an address"},
+		{[]string{"-clients", "::ffff:192.0.2.0/120"}, "", "neither an address"},
+		{[]string{"-clients", "192.0.2.7/24"}, "", "neither an address"},
+		{[]string{"-clients", "2001:db8::1/48"}, "", "neither an address"},
 		{[]string{"-clients", "\x1b[2J\n"}, "", `"\x1b[2J" is neither`},
 		{[]string{"-max-blksize", "511"}, "", "from 512 to 65464"},
 		{[]string{"-max-blksize", "65465"}, "", "from 512 to 65464"},

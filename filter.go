@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -32,7 +31,9 @@ func resolveName(name string, allow allowList) (string, error) {
 	// Some firmware passes on what follows the name in its DHCP packet: 0xFF is the end mark of
 	// DHCP options. Other leaves a line end on the name.
 	name, _, _ = strings.Cut(name, "\xff")
-	name = strings.TrimRightFunc(name, isPadding)
+	for len(name) > 0 && isPadding(name[len(name)-1]) {
+		name = name[:len(name)-1]
+	}
 	if len(name) > maxNameLength {
 		return "", errNameLong
 	}
@@ -70,9 +71,9 @@ func resolveName(name string, allow allowList) (string, error) {
 	return resolved, nil
 }
 
-// isPadding reports whether firmware may have appended r to a name. A NUL is no padding: it ends
+// isPadding reports whether firmware may have appended b to a name. A NUL is no padding: it ends
 // the name in the RRQ.
-func isPadding(r rune) bool { return 0 < r && r < 0x80 && isControl(r) }
+func isPadding(b byte) bool { return 0 < b && b < 0x80 && isControl(rune(b)) }
 
 // isControl is unicode.IsControl without its tables.
 func isControl(r rune) bool { return r < ' ' || 0x7F <= r && r < 0xA0 }
@@ -87,7 +88,12 @@ type allowList []string
 
 func (a allowList) allows(resolved string) bool {
 	name := lower(resolved)
-	return slices.ContainsFunc(a, func(entry string) bool { return matchesEntry(entry, name) })
+	for _, entry := range a {
+		if matchesEntry(entry, name) {
+			return true
+		}
+	}
+	return false
 }
 
 func matchesEntry(entry, name string) bool {
@@ -150,7 +156,10 @@ func matches(pattern, name string) bool {
 			return false
 		}
 	}
-	return strings.Trim(pattern[p:], "*") == ""
+	for p < len(pattern) && pattern[p] == '*' {
+		p++
+	}
+	return p == len(pattern)
 }
 
 // lower is strings.ToLower for ASCII. Other letters must be written as -allow has them.
@@ -220,11 +229,16 @@ func entryFor(resolved string) string {
 		return entry
 	}
 	// A comma would end the entry, and spaces around it do not count.
-	entry = "*" + strings.NewReplacer(",", "?", " ", "?").Replace(entry)
-	if strings.HasSuffix(name, "-") || extension(name) != path.Ext(name) {
-		entry += "*"
+	pattern := []byte("*" + entry)
+	for i, c := range pattern {
+		if c == ',' || c == ' ' {
+			pattern[i] = '?'
+		}
 	}
-	return entry
+	if entry != path.Ext(name) {
+		pattern = append(pattern, '*')
+	}
+	return string(pattern)
 }
 
 // bootFiles are the names that "default" allows: what boots a machine, and what that loads, in the

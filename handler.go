@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"net/netip"
 
 	"flytftp/internal/folder"
@@ -69,11 +68,11 @@ func (h *handler) isOwn(client netip.Addr) bool {
 // client had acknowledged so many bytes. A client that only wants the size of a file sends an ERROR
 // in place of its first ACK.
 func outcome(err error, bytes int64) string {
-	_, fromClient := errors.AsType[*singleport.ClientError](err)
+	_, fromClient := err.(*singleport.ClientError)
 	switch {
 	case err == nil:
 		return "sent"
-	case errors.Is(err, singleport.ErrTimedOut):
+	case err == singleport.ErrTimedOut:
 		return "timed out"
 	case fromClient && bytes == 0:
 		return "probed"

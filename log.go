@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -31,11 +30,11 @@ const (
 	// maxSums pairs of event and network are counted apart, in 30 KiB at most.
 	maxSums = 128
 
-	// searchPause without another name of its kind ends a search, and so does searchTime. Up to
+	// searchPause without another name of its kind ends a search, and so do searchPauses. Up to
 	// maxSearches are summed up at a time, in 80 KiB at most.
-	searchPause = time.Second
-	searchTime  = 10 * time.Second
-	maxSearches = 64
+	searchPause  = time.Second
+	searchPauses = 10
+	maxSearches  = 64
 
 	// fewStrays is how many stray datagrams of one network are worth a line. Fewer are no news:
 	// clients acknowledge ERRORs, and acknowledge twice what came twice.
@@ -66,6 +65,7 @@ type journal struct {
 	panics  int
 
 	searches []*search // the first to begin first
+	closed   bool
 }
 
 // counted is what refusals are counted by. The zero network stands for all that found no room in
@@ -80,11 +80,12 @@ type sum struct{ lines, suppressed int }
 // search is what becomes one line: names that a client asks for in vain, for one reason. Boot
 // programs do: PXELINUX and GRUB look for their configuration under a dozen names.
 type search struct {
-	event, why    string
-	client        netip.AddrPort // that asked first
-	first, last   string         // names
-	names         int
-	began, latest time.Time
+	event, why  string
+	client      netip.AddrPort // that asked first
+	first, last string         // names
+	names       int
+	pauses      int  // times that it was looked at
+	goesOn      bool // there was a name since then
 }
 
 // newJournal starts a goroutine that writes to w until close.
@@ -102,7 +103,10 @@ func newJournal(w io.Writer) *journal {
 
 // close writes what is left. It gives up after a second if the reader does not take it.
 func (j *journal) close() {
-	j.endSearches(0)
+	j.mu.Lock()
+	j.closed = true
+	j.mu.Unlock()
+	j.endSearches()
 	j.sumUp()
 	close(j.quit)
 	select {
@@ -171,39 +175,41 @@ func (j *journal) ended(path string, t transfer, err error) {
 func (j *journal) refused(event string, client netip.AddrPort, name, why string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	now := time.Now()
 	for _, s := range j.searches {
 		if s.client.Addr() == client.Addr() && s.event == event && s.why == why {
 			s.names++
-			s.last, s.latest = name, now
+			s.last, s.goesOn = name, true
 			return
 		}
 	}
-	s := &search{event: event, why: why, client: client, first: name, names: 1, began: now, latest: now}
-	switch len(j.searches) {
-	case maxSearches:
+	s := &search{event: event, why: why, client: client, first: name, names: 1, goesOn: true}
+	if len(j.searches) == maxSearches {
 		j.writeSearch(s)
 		return
-	case 0:
-		time.AfterFunc(searchPause, func() { j.endSearches(searchPause) })
+	}
+	if len(j.searches) == 0 {
+		time.AfterFunc(searchPause, j.endSearches)
 	}
 	j.searches = append(j.searches, s)
 }
 
-// endSearches writes the searches that have paused so long, or lasted long enough.
-func (j *journal) endSearches(pause time.Duration) {
+// endSearches writes the searches in which a pause was without a name, or that lasted long enough.
+func (j *journal) endSearches() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	now := time.Now()
-	j.searches = slices.DeleteFunc(j.searches, func(s *search) bool {
-		over := now.Sub(s.latest) >= pause || now.Sub(s.began) >= searchTime
-		if over {
+	left := j.searches[:0]
+	for _, s := range j.searches {
+		s.pauses++
+		if s.goesOn && s.pauses < searchPauses && !j.closed {
+			s.goesOn = false
+			left = append(left, s)
+		} else {
 			j.writeSearch(s)
 		}
-		return over
-	})
-	if len(j.searches) > 0 {
-		time.AfterFunc(searchPause, func() { j.endSearches(searchPause) })
+	}
+	j.searches = left
+	if len(left) > 0 {
+		time.AfterFunc(searchPause, j.endSearches)
 	}
 }
 
@@ -221,8 +227,8 @@ func (j *journal) writeSearch(s *search) {
 // counts.
 func (j *journal) count(event string, client netip.AddrPort, format string, args ...any) {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.countLocked(event, client, 1, format, args...)
+	j.mu.Unlock()
 }
 
 // countLocked is count for a line that stands for so many.

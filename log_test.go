@@ -165,7 +165,7 @@ func TestJournalSearches(t *testing.T) {
 		if out.String() != "" {
 			t.Errorf("too early: %s", out.String())
 		}
-		time.Sleep(2 * searchPause)
+		time.Sleep(3 * searchPause)
 		synctest.Wait()
 		want := `not found file="revocations_sku.efi" client=192.0.2.7:2070 why="absent" more=2 last="shim_certificate_0.efi"
 denied file="x" client=192.0.2.8:2070 why="a"
@@ -211,7 +211,7 @@ func TestJournalManySearches(t *testing.T) {
 				j.refused("not found", client, fmt.Sprint(name), "absent")
 			}
 		}
-		time.Sleep(2 * searchPause)
+		time.Sleep(3 * searchPause)
 		j.refused("not found", testClient, "vmlinuz", "absent")
 		j.close()
 		if strings.Count(out.String(), "more=9") != linesPerNetwork-1 || !strings.Contains(out.String(), `not found file="vmlinuz" `) ||

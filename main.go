@@ -2,7 +2,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -144,7 +143,10 @@ func serve(server *singleport.Server, h *handler, grace time.Duration, stop, oth
 	server.Shutdown(left)
 	err := <-ended
 	h.log.printf("stopped")
-	return cmp.Or(err, failure)
+	if err == nil {
+		err = failure
+	}
+	return err
 }
 
 // watchPace lies between two looks at the path of the folder.

@@ -170,7 +170,7 @@ func TestDocsLog(t *testing.T) {
 	requireText(t, page,
 		fmt.Sprintf("at most %d lines for one network in %.0f s, and `sent` at most %d", linesPerNetwork, sumInterval.Seconds(), sentPerNetwork),
 		fmt.Sprintf("at most %d lines in %.0f s, and `sent` at most %d", linesOfAll, sumInterval.Seconds(), sentOfAll),
-		fmt.Sprintf("while less than %.0f s lies between them, for up to %.0f s", searchPause.Seconds(), searchTime.Seconds()),
+		fmt.Sprintf("while less than %.0f s lies between them, for up to %.0f s", searchPause.Seconds(), searchPause.Seconds()*searchPauses),
 		fmt.Sprintf("Up to %d searches", maxSearches),
 		fmt.Sprintf("At most %d pairs", maxSums),
 		fmt.Sprintf("Fewer than %d stray datagrams", fewStrays),

@@ -4,12 +4,9 @@ import (
 	"bufio"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Failure is why a file cannot be read.
@@ -50,7 +47,7 @@ func (f *Folder) OpenFile(path string) (*File, *Failure) {
 		return nil, failureOf(err)
 	}
 	opened := &File{folder: f, path: path, file: file}
-	if opened.was, err = opened.status(); err == nil && opened.was.Mode&unix.S_IFMT == unix.S_IFREG {
+	if opened.was, err = status(file); err == nil && opened.was.Mode&syscall.S_IFMT == syscall.S_IFREG {
 		return opened, nil
 	}
 	file.Close()
@@ -79,20 +76,21 @@ func (f *Folder) openReleased(path string) (*os.File, error) {
 
 func failureOf(err error) *Failure {
 	err = cause(err)
-	_, fromSystem := errors.AsType[syscall.Errno](err)
+	kind, hint := Broken, ""
+	errno, fromSystem := err.(syscall.Errno)
 	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
-		return &Failure{NotFound, err.Error()}
-	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
-		return &Failure{Busy, err.Error() + ": raise the limit (ulimit -n) or lower -max-transfers"}
-	case errors.Is(err, syscall.EAGAIN):
-		return &Failure{Busy, "another program holds a lease on the file (Samba, NFS)"}
 	case !fromSystem: // os.Root's own
-		return &Failure{Denied, err.Error() + ": a link leads out of the folder or is absolute"}
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV):
-		return &Failure{Denied, err.Error()}
+		kind, hint = Denied, ": a link leads out of the folder or is absolute"
+	case errno == syscall.ENOENT, errno == syscall.ENOTDIR, errno == syscall.ENAMETOOLONG:
+		kind = NotFound
+	case errno == syscall.EACCES, errno == syscall.EPERM, errno == syscall.ELOOP, errno == syscall.ENXIO, errno == syscall.ENODEV:
+		kind = Denied
+	case errno == syscall.EMFILE, errno == syscall.ENFILE:
+		kind, hint = Busy, ": raise the limit (ulimit -n) or lower -max-transfers"
+	case errno == syscall.EAGAIN:
+		kind, hint = Busy, ": another program holds a lease on the file (Samba, NFS)"
 	}
-	return &Failure{Broken, err.Error()}
+	return &Failure{kind, err.Error() + hint}
 }
 
 // File is an open file. It is read as it was when it was opened: where it is written to meanwhile,
@@ -102,7 +100,7 @@ type File struct {
 	folder *Folder
 	path   string
 	file   *os.File
-	was    unix.Stat_t
+	was    syscall.Stat_t
 	text   *bufio.Reader // of Read
 }
 
@@ -146,23 +144,19 @@ func (f *File) Read(p []byte) (int, error) {
 // time of modification back, as cp -p and rsync do, but not that of change, which also moves when
 // the file is linked, moved, removed or given other rights.
 func (f *File) isWrittenTo() bool {
-	is, err := f.status()
+	is, err := status(f.file)
 	was := &f.was
 	switch {
-	case err != nil || is.Size != was.Size || is.Mtim != was.Mtim:
+	case err != nil || is.Size != was.Size || modified(&is) != modified(was):
 		return true
-	case is.Ctim == was.Ctim, is.Nlink != was.Nlink, is.Mode != was.Mode, is.Uid != was.Uid, is.Gid != was.Gid:
+	case changed(&is) == changed(was), is.Nlink != was.Nlink, is.Mode != was.Mode, is.Uid != was.Uid, is.Gid != was.Gid:
 		return false
 	}
-	there, err := f.folder.root.Stat(f.path)
-	here, failed := f.file.Stat()
-	return err == nil && failed == nil && os.SameFile(there, here)
-}
-
-func (f *File) status() (status unix.Stat_t, err error) {
-	raw, err := f.file.SyscallConn()
-	if err == nil {
-		raw.Control(func(fd uintptr) { err = unix.Fstat(int(fd), &status) })
+	there, err := f.folder.root.OpenFile(f.path, openFlags, 0)
+	if err != nil {
+		return false
 	}
-	return status, err
+	defer there.Close()
+	other, err := status(there)
+	return err == nil && isSame(&other, &is)
 }

@@ -196,7 +196,8 @@ func TestChangedFile(t *testing.T) {
 				testkit.WriteFile(t, path, testkit.Pattern(size))
 				testkit.Must(t, os.Chtimes(path, time.Time{}, long))
 				file := mustOpen(t, f, "a.img")
-				tick(t, folder, time.Unix(file.was.Ctim.Unix()))
+				last := changed(&file.was)
+				tick(t, folder, time.Unix(last.Unix()))
 				content, err := fetch(file, asText, segment, func() { testkit.Must(t, c.change(path)) })
 				failure, failed := errors.AsType[*Failure](err)
 				switch {
@@ -244,7 +245,7 @@ func TestFailureOf(t *testing.T) {
 		err  error
 		want Kind
 	}{
-		{fs.ErrNotExist, NotFound}, {syscall.ENOENT, NotFound}, {syscall.ENOTDIR, NotFound}, {syscall.ENAMETOOLONG, NotFound},
+		{syscall.ENOENT, NotFound}, {syscall.ENOTDIR, NotFound}, {syscall.ENAMETOOLONG, NotFound},
 		{syscall.EACCES, Denied}, {syscall.EPERM, Denied}, {syscall.ELOOP, Denied}, {syscall.ENXIO, Denied},
 		{errors.New("path escapes from parent"), Denied},
 		{syscall.EMFILE, Busy}, {syscall.ENFILE, Busy}, {syscall.EAGAIN, Busy},

@@ -6,3 +6,7 @@ import "syscall"
 // its other end. Without O_LARGEFILE, which os.Root does not set, files of 2 GiB and more cannot be
 // opened on 32-bit systems.
 const openFlags = syscall.O_RDONLY | syscall.O_NONBLOCK | syscall.O_LARGEFILE
+
+// The times of modification and of change of a file.
+func modified(s *syscall.Stat_t) syscall.Timespec { return s.Mtim }
+func changed(s *syscall.Stat_t) syscall.Timespec  { return s.Ctim }
