@@ -203,6 +203,8 @@ func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Ref
 		j.refused("denied", client, "file=%+q client=%v why=\"neither octet nor netascii\"", name, client)
 	case singleport.RefusedBusy:
 		j.refused("busy", client, "file=%+q client=%v why=\"-max-transfers are running\"", name, client)
+	case singleport.RefusedHanging:
+		j.refused("hanging", client, "file=%+q client=%v why=\"the disk of this file, or of many others, does not answer\"", name, client)
 	case singleport.RefusedStopping:
 		j.refused("busy", client, "file=%+q client=%v why=\"the server is stopping\"", name, client)
 	case singleport.RefusedRate:

@@ -37,7 +37,7 @@ type shard struct {
 	mu          sync.Mutex
 	closed      bool
 	clients     map[endpoint]*Transfer // that are not over
-	unconfirmed list                   // answered, the oldest first
+	unconfirmed list                   // the one that was answered or began first comes first
 	timers      timers
 	timer       alarm
 	armed       int64 // when timer fires; 0 if it is not set
@@ -257,6 +257,7 @@ func (s *shard) answered(t *Transfer, now int64) {
 		t.estimator.backoff++
 	} else {
 		t.offeredAt = now
+		s.unconfirmed.remove(t)
 		s.unconfirmed.add(t)
 	}
 	s.arm(t, now)
@@ -334,22 +335,20 @@ func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
 
 // arm sets the timer of t: to go on with a burst, else to give up waiting for an ACK.
 func (s *shard) arm(t *Transfer, now int64) {
-	w := &t.window
-	due := now
-	if t.oack == nil && !t.blocked && w.sendable(t.flight.limit) > 0 {
+	due := t.progress + int64(t.lifetime())
+	switch {
+	case t.awaitsFile():
+	case t.oack == nil && !t.blocked && t.window.sendable(t.flight.limit) > 0:
 		_, wait := t.pace.allowed(now)
-		due = max(now+int64(wait), t.resumeAt)
-	} else {
-		due = s.patience(t, now)
+		due = min(due, max(now+int64(wait), t.resumeAt))
+	default:
+		due = min(due, s.patience(t, now))
 	}
 	if t.suspectAt != 0 {
 		due = min(due, t.suspectAt)
 	}
 	if t.copy != nil {
 		due = min(due, t.copy.until)
-	}
-	if w.inFlight() > 0 || !t.confirmed {
-		due = min(due, t.progress+int64(t.lifetime()))
 	}
 	due = max(due, now)
 	if s.timers.set(t, due) {
@@ -421,8 +420,12 @@ func (s *shard) expire() {
 func (s *shard) elapsed(t *Transfer, now int64) {
 	w := &t.window
 	switch {
+	case t.awaitsFile() && now-t.progress >= int64(t.lifetime()):
+		s.hang(t)
 	case t.copy != nil && now >= t.copy.until:
 		s.renew(t, now)
+	case t.awaitsFile():
+		s.arm(t, now)
 	case now-t.progress >= int64(t.lifetime()) && (w.inFlight() > 0 || !t.confirmed):
 		s.end(t, ErrTimedOut)
 	case !t.confirmed:
@@ -433,8 +436,6 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.goBack(t, t.progress, now)
 	case w.sendable(t.flight.limit) > 0: // the next burst
 		s.advance(t, now)
-	case w.inFlight() == 0: // the file is being read
-		s.arm(t, now)
 	case t.declined && (t.tries > 0 || t.unreachable):
 		s.end(t, nil)
 	case t.unreachable:
@@ -471,8 +472,25 @@ func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
 	}
 }
 
+// awaitsFile reports whether t can send nothing before its file is opened or read.
+func (t *Transfer) awaitsFile() bool {
+	w := &t.window
+	return t.stage == opening || t.oack == nil && w.inFlight() == 0 && w.sendable(t.flight.limit) == 0
+}
+
+// hang ends t, whose file does not answer. Its goroutine may be kept for ever; its account with admission is not.
+func (s *shard) hang(t *Transfer) {
+	s.server.config.Observer.Refused(t.route.client.addrPort(), t.name, RefusedHanging)
+	s.fail(t, ErrHung)
+	s.end(t, ErrHung)
+	s.server.admission.end(&t.pass)
+}
+
 // lifetime is how long t lives without an ACK of something new.
 func (t *Transfer) lifetime() time.Duration {
+	if t.oack == nil && t.window.high == 0 {
+		return fileTime
+	}
 	return max(progressTime, progressTimeouts*time.Duration(t.window.timeout)*time.Second)
 }
 
@@ -744,6 +762,7 @@ func (s *shard) forget(t *Transfer, err error) {
 	t.end = err
 	if !t.over {
 		t.over, t.ended = true, s.server.now()
+		s.server.disk.cancel(&t.turn)
 		delete(s.clients, t.route.client)
 		s.timers.remove(t)
 		s.unconfirmed.remove(t)
@@ -766,7 +785,7 @@ func (s *shard) finish(t *Transfer) {
 	file, err := t.file, t.end
 	s.mu.Unlock()
 	if file != nil {
-		s.server.closeFile(file, err)
+		s.server.closeFile(t.name, file, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

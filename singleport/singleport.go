@@ -69,6 +69,7 @@ var (
 	ErrMadeWay  = errors.New("others waited and the client made no use of it, or held most of what there is")
 	ErrStopped  = errors.New("the server stopped")
 	ErrGone     = errors.New("the client's host says that the port is closed")
+	ErrHung     = fmt.Errorf("the file, or too many others, did not answer in time: %w", ErrBusy)
 )
 
 // ClientError is an ERROR that the client sent; it ends the transfer and is never answered (RFC 1350 section 7).
@@ -117,16 +118,17 @@ const (
 	RefusedMalformed                // not a TFTP datagram, or an RRQ that cannot be parsed: silence
 	RefusedStopping                 // the server stops: ERROR 0
 	RefusedStray                    // ACK, DATA, ERROR or OACK without a transfer: silence
+	RefusedHanging                  // the file, or too many others, do not answer: ERROR 0
 )
 
 func (r Refusal) String() string {
-	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray"}[r]
+	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray", "hanging"}[r]
 }
 
 // Observer is told of what never reaches a Handler. Its methods are called from the goroutine that reads the socket:
 // they must be quick and must not call back.
 type Observer interface {
-	// Refused reports a datagram that got no transfer. name is the file name of an RRQ or a WRQ as the client sent it, else "".
+	// Refused reports a datagram that got no transfer, or lost it to a file that hangs. name is the file name of an RRQ or a WRQ as the client sent it, else "".
 	Refused(client netip.AddrPort, name string, why Refusal)
 	// Panicked reports a panic, of the engine or a Handler, that was contained.
 	Panicked(value any, stack []byte)
