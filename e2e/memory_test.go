@@ -14,8 +14,8 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// hold begins a transfer from a port of its own, acknowledges the first window and falls silent. The port stays
-// open: else the client's host would tell the server that it is gone.
+// hold begins a transfer from a port of its own, acknowledges the first window and falls silent.
+// The port stays open: else the client's host would tell the server that it is gone.
 func hold(server *net.UDPAddr, client int, request string) (*net.UDPConn, error) {
 	local := &net.UDPAddr{IP: net.IPv4(127, 1, byte(client>>8), byte(client)), Port: 20_000 + client}
 	conn, err := net.DialUDP("udp4", local, server)
@@ -78,7 +78,11 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(4<<20))
 	lockStep := rrq("a.img", "octet")
-	windows := func(n string) string { return rrq("a.img", "octet", "blksize", "1428", "windowsize", n) }
+	// A busy machine may take longer to begin them all than the 30 s that a silent client has
+	// without the timeout option.
+	windows := func(n string) string {
+		return rrq("a.img", "octet", "blksize", "1428", "timeout", "100", "windowsize", n)
+	}
 	for _, c := range []struct {
 		name      string
 		transfers int
@@ -114,7 +118,7 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 						}
 						conn, err := hold(server, client, c.request)
 						if conn != nil {
-							defer conn.Close()
+							t.Cleanup(func() { conn.Close() })
 						}
 						if err != nil {
 							t.Error(err)

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Who gets in: what becomes of an RRQ or a WRQ, and who makes room for it. Admission holds the limits.
+// Who gets in: what becomes of an RRQ or a WRQ, and who makes room for it. Admission holds the
+// limits.
 
 // request answers an RRQ or a WRQ.
 func (s *shard) request(r *received, now int64) {
@@ -52,8 +53,8 @@ func (s *shard) request(r *received, now int64) {
 	}
 }
 
-// lateCopy is an RRQ that repeats the one of a running transfer, or the one before it from the same port: it
-// came late, or its client began again.
+// lateCopy is an RRQ that repeats the one of a running transfer, or the one before it from the
+// same port: it came late, or its client began again.
 type lateCopy struct {
 	until int64 // an ACK of something new until then shows that it came late
 	route route
@@ -63,8 +64,8 @@ type lateCopy struct {
 // copyTime is how long a running transfer has to show that a copy of its RRQ came late.
 const copyTime = time.Second
 
-// repeated takes an RRQ that came before: with the first answer again while t is unconfirmed, else as a
-// copy that may be a new one.
+// repeated takes an RRQ that came before: with the first answer again while t is unconfirmed,
+// else as a copy that may be a new one.
 func (s *shard) repeated(t *Transfer, r *received, digest uint64, now int64) {
 	if digest == t.digest && !t.confirmed {
 		s.repeat(t, now)
@@ -101,7 +102,8 @@ func (s *shard) ask(from network, req *request, now int64) (pass, verdict) {
 	for {
 		oldest := now
 		if t := s.unconfirmed.first; t != nil {
-			// An ACK may have arrived and wait to be read: what counts is how long there was surely none.
+			// An ACK may have arrived and wait to be read: what counts is how long there was
+			// surely none.
 			oldest -= max(s.drained-t.offeredAt, 0)
 		}
 		pass, verdict := s.server.admission.admit(from, now, req.largestAnswer(), oldest)
@@ -166,25 +168,27 @@ func (s *shard) begin(r *received, req *request, mode Mode, digest uint64, pass 
 	go s.open(t)
 }
 
-// When a server is full, who waits is not only a matter of who came first: whoever holds transfers without using them, and whoever holds
-// most of them, makes room.
+// When a server is full, who waits is not only a matter of who came first: whoever holds
+// transfers without using them, and whoever holds most of them, makes room.
 const (
 	// roomTime lies between two looks for room, which cost a step for each transfer.
 	roomTime = 20 * time.Millisecond
-	// stalledTime without an ACK of something new makes a transfer one that others need not wait for.
+	// stalledTime without an ACK of something new makes a transfer one that others need not wait
+	// for.
 	stalledTime = 5 * time.Second
-	// slowTime and slowRate, bytes a second, do the same for one that gets its ACKs now and then. A boot program in lock-step
-	// over the worst of links is ten times as fast.
+	// slowTime and slowRate, bytes a second, do the same for one that gets its ACKs now and then.
+	// A boot program in lock-step over the worst of links is ten times as fast.
 	slowTime = 30 * time.Second
 	slowRate = 512
-	// hoardTime and hoardRate, bytes a second, do the same within a network that holds more than half of all transfers.
+	// hoardTime and hoardRate, bytes a second, do the same within a network that holds more than
+	// half of all transfers.
 	hoardTime = time.Second
 	hoardRate = 8 << 10
 )
 
-// makeRoom ends confirmed transfers for the sake of a request from a network: all that are idle, else, if
-// another network holds more than half of all, its longest and what more of its slow ones is over that half.
-// It reports whether there were any.
+// makeRoom ends confirmed transfers for the sake of a request from a network: all that are idle,
+// else, if another network holds more than half of all, its longest and what more of its slow
+// ones is over that half. It reports whether there were any.
 func (s *shard) makeRoom(from network, now int64) bool {
 	if now-s.lookedForRoom < int64(roomTime) {
 		return false
@@ -215,8 +219,8 @@ func (s *shard) makeRoom(from network, now int64) bool {
 	return makeRoomOf(all, majority, now)
 }
 
-// majorityOf returns the network that holds more than half of the transfers, or any if none does: what is
-// left when each member is set against one of the others (Boyer and Moore).
+// majorityOf returns the network that holds more than half of the transfers, or any if none does:
+// what is left when each member is set against one of the others (Boyer and Moore).
 func majorityOf(all []*Transfer) network {
 	var majority network
 	surplus := 0
@@ -233,8 +237,8 @@ func majorityOf(all []*Transfer) network {
 	return majority
 }
 
-// makeRoomOf ends the longest transfer of a network that holds more than half of all, and its slow ones as
-// far as they are over that half.
+// makeRoomOf ends the longest transfer of a network that holds more than half of all, and its
+// slow ones as far as they are over that half.
 func makeRoomOf(all []*Transfer, majority network, now int64) bool {
 	held := 0
 	var longest *Transfer
@@ -263,7 +267,8 @@ func makeRoomOf(all []*Transfer, majority network, now int64) bool {
 	return true
 }
 
-// neighbours returns this shard and the others, locked, but for those that another processor works on now.
+// neighbours returns this shard and the others, locked, but for those that another processor
+// works on now.
 func (s *shard) neighbours() (shards []*shard, unlock func()) {
 	shards = append(shards, s)
 	for _, other := range s.server.shards {
@@ -278,8 +283,8 @@ func (s *shard) neighbours() (shards []*shard, unlock func()) {
 	}
 }
 
-// canMakeWay reports whether t is confirmed. Its goroutine ends with it, unless a file keeps it waiting, which
-// disk bounds.
+// canMakeWay reports whether t is confirmed. Its goroutine ends with it, unless its file keeps it,
+// which disk bounds.
 func (t *Transfer) canMakeWay() bool { return t.confirmed }
 
 // isIdle reports whether the client of a confirmed transfer makes next to no use of it.

@@ -7,23 +7,25 @@ import (
 )
 
 const (
-	// maxWaiting bounds the handlers, reads and closings that run at the same time. Each may take a thread
-	// while a disk does not answer, and a process that gets no more of them ends.
+	// maxWaiting bounds the handlers, reads and closings that run at the same time. Each may
+	// take a thread while a disk does not answer, and a process that gets no more of them
+	// ends.
 	maxWaiting = 64
-	// hungTime makes one of them a hung one, which keeps no other waiting: even a disk that spins up
-	// has begun to answer by then, or its clients wait together.
+	// hungTime makes one of them a hung one, which keeps no other waiting: even a disk that
+	// spins up has begun to answer by then, or its clients wait together.
 	hungTime = 2 * time.Second
 	// maxHung of them are beyond maxWaiting. With more, files that answer wait as well.
 	maxHung = 64
 	// lookTime lies between two looks for hung ones, while others wait.
 	lookTime = hungTime / 4
-	// fileTime is how long a client waits for the first word or the first block of a file that does not
-	// answer, or for its turn, before it is told that the server is busy.
+	// fileTime is how long a client waits for the first word or the first block of a file that
+	// does not answer, or for its turn, before it is told that the server is busy.
 	fileTime = 6 * time.Second
 )
 
-// disk gives file operations their turns, and keeps those that hang from standing in the way of others. The
-// name of a file that hangs gets no more turns meanwhile, so that a room that asks for it takes few of them.
+// disk gives file operations their turns, and keeps those that hang from standing in the way
+// of others. The name of a file that hangs gets no more turns meanwhile, so that a room that
+// asks for it takes few of them.
 type disk struct {
 	now func() int64 // monotonic nanoseconds
 
@@ -36,7 +38,8 @@ type disk struct {
 	timer   *time.Timer    // runs while there is a queue
 }
 
-// turn is that of one file operation of a transfer, which has one at a time. Its fields belong to disk.
+// turn is that of one file operation of a transfer, which has one at a time. Its fields belong
+// to disk.
 type turn struct {
 	name  string
 	over  bool // it never begins

@@ -14,13 +14,15 @@ import (
 	"github.com/pin/tftp/v3"
 )
 
-// engine lets a pin/tftp server run the transfers of a shard. It is the net.PacketConn that pin/tftp reads and writes.
+// engine lets a pin/tftp server run the transfers of a shard. It is the net.PacketConn that
+// pin/tftp reads and writes.
 //
-// To pin/tftp every transfer is a client of its own with an address that is never used again, so that the end of one never
-// meets the beginning of another. It is given a request, then exactly one answer to each datagram that it sent, and nothing
-// else; that keeps its known faults out of reach (a closed channel is sent to in singlePortProcessRequests, single_port.go;
-// buffers of 516 bytes overflow in readFrom, connection.go, and packOACK, packet.go; a stray datagram restarts its timer in
-// sendDatagram, sender.go).
+// To pin/tftp every transfer is a client of its own with an address that is never used again, so
+// that the end of one never meets the beginning of another. It is given a request, then exactly
+// one answer to each datagram that it sent, and nothing else; that keeps its known faults out of
+// reach (a closed channel is sent to in singlePortProcessRequests, single_port.go; buffers of 516
+// bytes overflow in readFrom, connection.go, and packOACK, packet.go; a stray datagram restarts
+// its timer in sendDatagram, sender.go).
 type engine struct {
 	shard  *shard
 	server *tftp.Server
@@ -33,7 +35,8 @@ type engine struct {
 	lastID   uint64
 	closing  bool // once no transfer is left, the engine's Serve returns
 
-	// strangeForTest is what ReadFrom returns next in place of a client's address: pin/tftp panics at it.
+	// strangeForTest is what ReadFrom returns next in place of a client's address: pin/tftp
+	// panics at it.
 	strangeForTest net.Addr
 
 	// Of the goroutine that serves.
@@ -55,8 +58,8 @@ const (
 const (
 	// engineTimeout is never reached: this package ends transfers long before.
 	engineTimeout = 24 * time.Hour
-	// smallBlockSize, in bytes, is the size of the buffers that pin/tftp makes for what it is given: the
-	// smallest that SetBlockSize takes.
+	// smallBlockSize, in bytes, is the size of the buffers that pin/tftp makes for what it is
+	// given: the smallest that SetBlockSize takes.
 	smallBlockSize = DefaultBlockSize + 1
 )
 
@@ -125,7 +128,8 @@ func (e *engine) enqueue(t *Transfer, d delivery) {
 	e.arrived.Signal()
 }
 
-// dequeue waits for the next transfer in the queue. It returns nil when the engine closes and no transfer is left.
+// dequeue waits for the next transfer in the queue. It returns nil when the engine closes and no
+// transfer is left.
 func (e *engine) dequeue() *Transfer {
 	for e.queue == nil {
 		if e.closing && len(e.byID) == 0 {
@@ -140,8 +144,9 @@ func (e *engine) dequeue() *Transfer {
 
 // ReadFrom implements net.PacketConn.
 func (e *engine) ReadFrom(b []byte) (int, net.Addr, error) {
-	// pin/tftp makes a buffer of this size for whatever it is given next, but limits segments by what is set when a request
-	// comes (single_port.go, singlePortProcessRequests; server.go, handlePacket).
+	// pin/tftp makes a buffer of this size for whatever it is given next, but limits segments by
+	// what is set when a request comes (single_port.go, singlePortProcessRequests; server.go,
+	// handlePacket).
 	e.setBlockSize(smallBlockSize)
 	e.given = nil
 	e.shard.mu.Lock()
@@ -273,7 +278,8 @@ func (e *engine) close() {
 	e.server.Shutdown()
 }
 
-// LocalAddr implements net.PacketConn. pin/tftp only wants to parse it (server.go, Serve), which fails for an address with a zone.
+// LocalAddr implements net.PacketConn. pin/tftp only wants to parse it (server.go, Serve), which
+// fails for an address with a zone.
 func (e *engine) LocalAddr() net.Addr { return &net.UDPAddr{IP: net.IPv4zero} }
 
 // Close, and deadlines, are the shard's affair.

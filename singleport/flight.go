@@ -2,24 +2,28 @@ package singleport
 
 import "time"
 
-// A flight is what is under way to a client: the blocks that were sent and not acknowledged. Boot programs
-// take blocks that they have not asked for yet, as long as these come in order, so the flight of a confirmed
-// transfer may be larger than the window that was agreed. Its limit is a congestion window in blocks.
+// A flight is what is under way to a client: the blocks that were sent and not acknowledged. Boot
+// programs take blocks that they have not asked for yet, as long as these come in order, so the
+// flight of a confirmed transfer may be larger than the window that was agreed. Its limit is a
+// congestion window in blocks.
 
 const (
-	// lanTime bounds the round trips of a local network. There a block ahead gains little and a loss costs
-	// much, so the limit grows a step a round trip, and only while next to nothing queues.
+	// lanTime bounds the round trips of a local network. There a block ahead gains little and a
+	// loss costs much, so the limit grows a step a round trip, and only while next to nothing
+	// queues.
 	lanTime = 5 * time.Millisecond
-	// lanQueue, in blocks beside the window, is what may queue at a client on a local network: boards have
-	// rings of 4 frames.
+	// lanQueue, in blocks beside the window, is what may queue at a client on a local network:
+	// boards have rings of 4 frames.
 	lanQueue = 1
-	// lanFlight, in blocks, is the largest flight there, unless the window is larger. It is whole windows.
+	// lanFlight, in blocks, is the largest flight there, unless the window is larger. It is whole
+	// windows.
 	lanFlight = 8
 	// farQueue, in blocks, is the same elsewhere, where round trips vary.
 	farQueue = 6
 	// quickQueue, in blocks, is the same for a client whose ACKs show that it is no boot program.
 	quickQueue = 16
-	// longRoundTrip, in least round trips, is where the limit stops growing: more blocks would only queue.
+	// longRoundTrip, in least round trips, is where the limit stops growing: more blocks would
+	// only queue.
 	longRoundTrip = 2
 	// mostStrikes losses in a row are no accident of the path.
 	mostStrikes = 2
@@ -29,21 +33,26 @@ const (
 
 // flightLimit is that of one transfer, and what it follows from.
 type flightLimit struct {
-	limit                      int           // blocks; never less than the window
-	ceiling                    int           // blocks; the most that limit may become
-	threshold                  int           // blocks; below it the limit grows with each ACK, above it with each round trip
-	credit                     int           // blocks acknowledged towards the next step
-	round                      uint64        // the block whose ACK tells how the present limit does
-	doubled                    int           // blocks; twice the limit at the beginning of the round
-	quick                      bool          // the client is faster than any boot program
-	open                       bool          // the limit may grow in this round
-	lostAt                     uint64        // the last block that was acknowledged when a block was lost last; 0 if none was
-	limitBefore, ceilingBefore int           // what they were before that
-	strikes                    int           // losses in a row, each within a flight of the one before
-	least                      time.Duration // the shortest round trip; 0 before the first
-	latest                     time.Duration
-	offer                      time.Duration // the round trip of the OACK; 0 if it is not known
-	marks                      []mark
+	limit     int // blocks; never less than the window
+	ceiling   int // blocks; the most that limit may become
+	threshold int // blocks; below it the limit grows with each ACK, above it a step a round
+
+	// The limit grows in rounds: a round ends with the ACK of a block that was sent under it.
+	round   uint64 // that block
+	open    bool   // the limit may grow in this round
+	doubled int    // blocks; twice the limit at the beginning of the round
+	credit  int    // blocks acknowledged towards the next step
+
+	lostAt  uint64 // the last block acknowledged when one was lost last; 0 if none was
+	strikes int    // losses in a row, each within a flight of the one before
+	// limitBefore and ceilingBefore are what the last loss changed.
+	limitBefore, ceilingBefore int
+
+	least  time.Duration // the shortest round trip; 0 before the first
+	latest time.Duration
+	offer  time.Duration // the round trip of the OACK; 0 if it is not known
+	quick  bool          // the client is faster than any boot program
+	marks  []mark
 }
 
 // mark notes when a block was sent last.
@@ -53,8 +62,8 @@ type mark struct {
 	again bool // it was sent before: an ACK does not tell which copy it answers (Karn's rule)
 }
 
-// newFlight returns the limit of a transfer. ahead is rounded up to whole windows: a client says nothing
-// about a part of one.
+// newFlight returns the limit of a transfer. ahead is rounded up to whole windows: a client says
+// nothing about a part of one.
 func newFlight(windowSize, ahead int) flightLimit {
 	if windowSize == 1 {
 		ahead = min(ahead, maxBeyond)
@@ -105,13 +114,14 @@ func (f *flightLimit) measure(block uint64, now int64) time.Duration {
 // isLocal reports whether the client is known to be on a local network.
 func (f *flightLimit) isLocal() bool { return 0 < f.least && f.least < lanTime }
 
-// isFull reports whether what was lost was most likely too much for the way, or for the client's card.
-// Elsewhere losses are accidents.
+// isFull reports whether what was lost was most likely too much for the way, or for the client's
+// card. Elsewhere losses are accidents.
 func (f *flightLimit) isFull() bool {
 	return f.isLocal() || f.latest > f.least+f.least/4 && f.queue() > 1
 }
 
-// queue returns how many blocks of a full flight wait somewhere on their way, as the round trip tells.
+// queue returns how many blocks of a full flight wait somewhere on their way, as the round trip
+// tells.
 func (f *flightLimit) queue() int {
 	if f.latest == 0 {
 		return f.limit
@@ -123,8 +133,9 @@ func (f *flightLimit) queue() int {
 	return int(int64(f.limit) * int64(f.latest-empty) / int64(f.latest))
 }
 
-// next returns the limit after an ACK of so many new blocks, the last of which is acked. How the present
-// limit does is known when a block was acknowledged that was sent under it, and so for a round of them.
+// next returns the limit after an ACK of so many new blocks, the last of which is acked. How the
+// present limit does is known when a block was acknowledged that was sent under it, and so for a
+// round of them.
 func (f *flightLimit) next(windowSize, blocks int, acked uint64) int {
 	if acked >= f.round {
 		f.open = f.isRoomy(windowSize)
@@ -171,9 +182,9 @@ func (f *flightLimit) isRoomy(windowSize int) bool {
 	return f.latest > 0 && (f.latest <= longRoundTrip*f.least || f.quick) && f.queue() <= f.allowed(windowSize)
 }
 
-// lost returns the limit after a loss that an ACK told of, or, if told is false, the timer: then it is a
-// burst. It is never less than the window. acked is the last block that was acknowledged, inFlight how many
-// were sent behind it.
+// lost returns the limit after a loss that an ACK told of, or, if told is false, the timer: then
+// it is a burst. It is never less than the window. acked is the last block that was acknowledged,
+// inFlight how many were sent behind it.
 func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told bool) int {
 	f.limitBefore, f.ceilingBefore = f.limit, f.ceiling
 	f.marks = f.marks[:0]

@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// Opcodes, RFC 1350 section 5 and RFC 2347. The tests have their own, so that a wrong one in the server shows.
+// Opcodes, RFC 1350 section 5 and RFC 2347. The tests have their own, so that a wrong one in the
+// server shows.
 const (
 	wireRRQ = iota + 1
 	wireWRQ
@@ -26,12 +27,13 @@ const (
 	wireOACK
 )
 
-// path is one direction of a link, which all clients share. The chances are of one datagram, 0 to 1.
+// path is one direction of a link, which all clients share. The chances are of one datagram, 0 to
+// 1.
 type path struct {
 	loss, duplicate, reorder float64
 	delay                    time.Duration
 	rate                     int           // bit/s of the wire; 0 is without end
-	queue                    time.Duration // what would wait longer for the wire is lost; 0 loses nothing
+	queue                    time.Duration // longer waits lose a datagram; 0 is no limit
 	acks                     int           // copies of each ACK arrive; 0 is 1
 	echo                     time.Duration // how much later than the one before each copy arrives
 }
@@ -88,20 +90,27 @@ func (f *flight) Pop() any {
 	return d
 }
 
-// link is a network in memory, for use inside a synctest bubble: the socket of one server, and ports of clients.
-// It judges all that the server sends by what was delivered to it before.
+// link is a network in memory, for use inside a synctest bubble: the socket of one server, and
+// ports of clients. It judges all that the server sends by what was delivered to it before.
 type link struct {
 	t         testing.TB
 	files     map[string][]byte
 	toServer  path
 	toClients path
 	batch     int // datagrams that the server is given at once, at most
-	// lose, if set, decides in place of the chance. n counts the datagrams of that direction from 0.
+	// lose, if set, decides in place of the chance. n counts the datagrams of that direction from
+	// 0.
 	lose func(toServer bool, n int, data []byte) bool
 	// see, if set, is shown each datagram that is sent.
 	see func(toServer bool, data []byte)
 
 	ahead int // Config.Ahead of the server
+
+	room      int           // datagrams that the server's socket takes at a time; 0 is all
+	drain     time.Duration // how long it is full then
+	level     int           // datagrams that it took since
+	swallows  bool          // datagrams that the kernel cut vanish
+	swallowed bool          // the one that leaves now
 
 	using sync.Mutex // shows calls that overlap
 
@@ -133,6 +142,8 @@ type queuedSend struct {
 	count     int
 	blockSize int
 	data      []byte
+	owner     *Transfer
+	fresh     int
 }
 
 // serverIP is the address that clients ask; answers must leave from it.
@@ -183,7 +194,8 @@ type port struct {
 	dead    bool
 }
 
-// client opens a port: number n of port p. ring is how many datagrams it holds that nobody read yet.
+// client opens a port: number n of port p. ring is how many datagrams it holds that nobody read
+// yet.
 func (l *link) client(n int, p uint16, ring int) *port {
 	e := endpoint{ip: netip.AddrFrom4([4]byte{198, 51, byte(n >> 8), byte(n)}).As16(), port: p}
 	return l.open(e, ring)
@@ -384,9 +396,9 @@ func (l *link) alone() func() {
 	return l.using.Unlock
 }
 
-func (l *link) send(to *route, data []byte, _ *Transfer) {
+func (l *link) send(to *route, data []byte, owner *Transfer) {
 	defer l.alone()()
-	l.queued = append(l.queued, queuedSend{to: *to, datagram: bytes.Clone(data)})
+	l.queued = append(l.queued, queuedSend{to: *to, datagram: bytes.Clone(data), owner: owner})
 }
 
 func (l *link) sendBlocks(b blocks) {
@@ -396,19 +408,42 @@ func (l *link) sendBlocks(b blocks) {
 		l.t.Errorf("sendBlocks: %d blocks of %d bytes in %d bytes", b.count, size, len(b.data))
 		return
 	}
-	l.queued = append(l.queued, queuedSend{to: b.owner.route, number: b.number, count: b.count, blockSize: size, data: b.data})
+	l.queued = append(l.queued, queuedSend{to: b.owner.route, number: b.number, count: b.count, blockSize: size, data: b.data,
+		owner: b.owner, fresh: b.fresh})
 }
 
-func (l *link) space(*Transfer) int       { return 1000 }
-func (l *link) awaitWritable(func() bool) {}
+func (l *link) space(*Transfer) int { return 1000 }
+
+// awaitWritable empties a full socket after a while, again and again.
+func (l *link) awaitWritable(resume func() bool) {
+	l.carrying.Go(func() {
+		for done := false; !done; done = resume() {
+			time.Sleep(l.drain)
+			l.mu.Lock()
+			l.level = 0
+			l.mu.Unlock()
+		}
+	})
+}
+
 func (l *link) alarm(expire func()) alarm { return newPlainAlarm(expire) }
 func (l *link) sendRoom() int             { return 0 }
 
-func (l *link) flush(func(*Transfer, int, int)) bool {
+func (l *link) flush(unsent func(*Transfer, int, int)) bool {
 	defer l.alone()()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, q := range l.queued {
+	queued := l.queued
+	l.queued = l.queued[:0]
+	for i, q := range queued {
+		if l.level += max(q.count, 1); l.room > 0 && l.level > l.room {
+			for _, q := range queued[i:] {
+				if q.owner != nil {
+					unsent(q.owner, q.count, q.fresh)
+				}
+			}
+			return false
+		}
 		if q.datagram != nil {
 			l.leave(q.to, q.datagram)
 			continue
@@ -416,10 +451,11 @@ func (l *link) flush(func(*Transfer, int, int)) bool {
 		for i := range q.count {
 			block := q.data[i*q.blockSize : min((i+1)*q.blockSize, len(q.data))]
 			header := binary.BigEndian.AppendUint16([]byte{0, wireDATA}, q.number+uint16(i))
+			l.swallowed = l.swallows && q.count > 1 && !q.owner.uncut
 			l.leave(q.to, append(header, block...))
+			l.swallowed = false
 		}
 	}
-	l.queued = l.queued[:0]
 	return true
 }
 
@@ -430,7 +466,9 @@ func (l *link) leave(to route, data []byte) {
 			l.t.Errorf("an answer to %v leaves from %v", to.client.addrPort(), netip.AddrFrom16(to.local))
 		}
 		l.judge(to.client, data)
-		l.put(false, to, data)
+		if !l.swallowed {
+			l.put(false, to, data)
+		}
 	}
 }
 
@@ -446,10 +484,11 @@ func (l *link) close() error {
 	return nil
 }
 
-// watch is what the link knows of one client. A transfer begins when its handler is called, which is before its first datagram.
+// watch is what the link knows of one client. A transfer begins when its handler is called, which
+// is before its first datagram.
 type watch struct {
 	errorsDue int // requests that no ERROR answered yet
-	refusals  int // of them, those that came while a transfer ran and may be refused without a word to it
+	refusals  int // of them, those that came while a transfer ran: silence may answer them
 
 	running               bool
 	ending                bool // what ends it was delivered, perhaps not yet seen
@@ -464,8 +503,8 @@ type watch struct {
 	blocks                int          // DATA datagrams
 	singly                map[int]bool // blocks that were acknowledged by their own number
 	handling              bool
-	early                 []uint16  // ACKs that the server looks at now, of what had not been sent when they arrived
-	doubt                 bool      // whether one of those came before what it acknowledges, or after: acked may be ackedBefore
+	early                 []uint16  // ACKs looked at now, of blocks not sent when they arrived
+	doubt                 bool      // one of those may precede its block: acked may be ackedBefore
 	duplicateAcks         bool      // the server looks at those alone
 	duplicates            int       // ACKs of acked since it is that
 	repaired              time.Time // when they last drew a repeat
@@ -560,8 +599,9 @@ func (w *watch) acknowledge(number uint16) bool {
 	return true
 }
 
-// skipped reports whether a block of a transfer in lock-step, or one before it, was not acknowledged by its own
-// number, though one behind it was: it may be asked for again, for the client may lack it.
+// skipped reports whether a block of a transfer in lock-step, or one before it, was not
+// acknowledged by its own number, though one behind it was: it may be asked for again, for the
+// client may lack it.
 func (w *watch) skipped(number uint16) bool {
 	behind := int(uint16(w.acked) - number)
 	if w.windowSize > 1 || behind >= maxBeyond {
@@ -575,7 +615,8 @@ func (w *watch) skipped(number uint16) bool {
 	return false
 }
 
-// lookAgain takes the ACKs that came early, but not too early if the server has not come to them yet: its other goroutines send, too.
+// lookAgain takes the ACKs that came early, but not too early if the server has not come to them
+// yet: its other goroutines send, too.
 func (w *watch) lookAgain() {
 	for _, number := range w.early {
 		if w.acknowledge(number) {
@@ -760,8 +801,8 @@ func (o *testObserver) panics() []string {
 // generous are limits that no test of transfers meets.
 var generous = Config{MaxBlockSize: MaxBlockSize, MaxWindowSize: MaxWindowSize, MaxTransfers: 100_000, Rate: MaxRate}
 
-// inRig runs test in a bubble with a server on a perfect link. Afterwards nothing of the server may be left, and no
-// panic of its engine may have been contained.
+// inRig runs test in a bubble with a server on a perfect link. Afterwards nothing of the server may
+// be left, and no panic of its engine may have been contained.
 func inRig(t *testing.T, files map[string][]byte, cfg Config, seed uint64, test func(t *testing.T, n *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

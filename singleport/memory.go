@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// memory is what a shard remembers of clients whose transfers are over, in fixed room: a boot is a dozen
-// files, and each would learn anew what the client takes. The newest takes the place of whoever was there.
+// memory is what a shard remembers of clients whose transfers are over, in fixed room: a boot is
+// a dozen files, and each would learn anew what the client takes. The newest takes the place of
+// whoever was there.
 type memory struct {
 	takers [memorySize]taker
 	ports  [memorySize]formerRequest
@@ -19,12 +20,15 @@ const (
 	formerTime = 10 * time.Second
 )
 
-// taker is what the clients of one address took.
+// taker is what the client of an address took. A room behind one address is many clients, of which
+// nothing is remembered.
 type taker struct {
-	address      uint64 // hash
-	at           int64
-	pace         pace
-	limit, floor int // blocks of a flight: what it reached, and its ceiling if losses lowered that
+	address uint64 // hash
+	running int    // confirmed transfers
+	at      int64  // when the rest was learned; 0 if nothing was
+	pace    pace
+	limit   int // blocks of a flight
+	ceiling int // blocks; what losses on a local network left, 0 if none did
 }
 
 // formerRequest is the last RRQ of a port.
@@ -41,32 +45,47 @@ func (m *memory) taker(t *Transfer) (*taker, uint64) {
 	return &m.takers[hash%memorySize], hash
 }
 
-// recall gives t what its client took before.
+// recall notes that t is confirmed, and gives it what its client took before.
 func (m *memory) recall(t *Transfer, now int64) {
 	known, hash := m.taker(t)
-	if known.address != hash || now-known.at > int64(takerTime) {
+	if known.address != hash {
+		if known.running > 0 {
+			return
+		}
+		*known = taker{address: hash}
+	}
+	known.running++
+	t.known = true
+	if known.running > 1 {
+		known.at = 0
+	}
+	if known.at == 0 || now-known.at > int64(takerTime) {
 		return
 	}
 	t.pace = known.pace
 	w := t.window.windowSize
-	if known.floor > 0 {
-		t.flight.ceiling = max(min(t.flight.ceiling, known.floor), w)
+	if known.ceiling > 0 {
+		t.flight.ceiling = max(min(t.flight.ceiling, known.ceiling), w)
 		t.flight.threshold = t.flight.ceiling
 	}
 	t.shard.limit(t, max(min(known.limit, t.flight.ceiling, t.pace.burst), w))
 }
 
-// note remembers what t shows of its client.
+// note remembers what t shows of its client, if that is the only one at its address.
 func (m *memory) note(t *Transfer, now int64) {
 	known, hash := m.taker(t)
-	*known = taker{address: hash, at: now, pace: t.pace, limit: t.flight.limit}
+	if !t.known || known.address != hash || known.running != 1 {
+		return
+	}
+	known.at, known.pace, known.limit, known.ceiling = max(now, 1), t.pace, t.flight.limit, 0
 	known.pace.began, known.pace.ticked, known.pace.waiting = 0, 0, 0
-	if t.flight.ceiling < newFlight(t.window.windowSize, t.shard.server.config.Ahead).ceiling {
-		known.floor = t.flight.ceiling
+	if t.flight.isLocal() && t.flight.lostAt > 0 {
+		known.ceiling = t.flight.ceiling
 	}
 }
 
-// former returns the digest of the RRQ that came before from a port; 0 if it is not known or too old.
+// former returns the digest of the RRQ that came before from a port; 0 if it is not known or too
+// old.
 func (m *memory) former(s *shard, client endpoint, now int64) uint64 {
 	hash := maphash.Comparable(s.seed, client)
 	if p := &m.ports[hash%memorySize]; p.port == hash && now-p.at <= int64(formerTime) {
@@ -77,6 +96,9 @@ func (m *memory) former(s *shard, client endpoint, now int64) uint64 {
 
 // over remembers the RRQ of a transfer that ended.
 func (m *memory) over(t *Transfer) {
+	if known, hash := m.taker(t); t.known && known.address == hash {
+		known.running--
+	}
 	hash := maphash.Comparable(t.shard.seed, t.route.client)
 	m.ports[hash%memorySize] = formerRequest{hash, t.digest, t.ended}
 }

@@ -16,8 +16,8 @@ const (
 	opOACK  = 6
 )
 
-// keptNameLength, in bytes, is how much of a file name is kept: what leaves room for the rest of a request in the 516 bytes that
-// the engine reads. A longer name is nobody's.
+// keptNameLength, in bytes, is how much of a file name is kept: what leaves room for the rest of
+// a request in the 516 bytes that the engine reads. A longer name is nobody's.
 const keptNameLength = 480
 
 // option is one that this server knows. Its values index optionNames.
@@ -33,8 +33,8 @@ const (
 
 var optionNames = [optionCount]string{"blksize", "timeout", "tsize", "windowsize"}
 
-// Lowest and highest values that are granted. Of a blksize or a windowsize above these, the highest is
-// granted; a tsize is the server's to say.
+// Lowest and highest values that are granted. Of a blksize or a windowsize above these, the
+// highest is granted; a tsize is the server's to say.
 var optionBounds = [optionCount][2]int{{MinBlockSize, MaxBlockSize}, {1, MaxTimeout}, {0, mostNumber}, {1, MaxWindowSize}}
 
 // request is an RRQ or a WRQ. Its slices are the datagram's.
@@ -55,9 +55,10 @@ type wish struct {
 	name   []byte // as the client writes it: some compare the OACK's with case
 }
 
-// parseRequest reads an RRQ or a WRQ (RFC 1350 section 5, RFC 2347): false if its name or mode does not end. An option that is not
-// known or whose value is none counts as not sent, and so does what comes after the first option that does not end. Of a repeated
-// option the first counts.
+// parseRequest reads an RRQ or a WRQ (RFC 1350 section 5, RFC 2347): false if its name or mode
+// does not end. An option that is not known or whose value is none counts as not sent, and so
+// does what comes after the first option that does not end. Of a repeated option the first
+// counts.
 func parseRequest(datagram []byte) (request, bool) {
 	r := request{write: binary.BigEndian.Uint16(datagram) == opWRQ}
 	var ok bool
@@ -98,7 +99,8 @@ func parseRequest(datagram []byte) (request, bool) {
 // cutString returns the bytes before the first NUL and those after it.
 func cutString(b []byte) (before, after []byte, found bool) { return bytes.Cut(b, []byte{0}) }
 
-// equalFold compares names of options and modes (RFC 2347: without regard to case); known is in lower case.
+// equalFold compares names of options and modes (RFC 2347: without regard to case); known is in
+// lower case.
 func equalFold(b []byte, known string) bool {
 	if len(b) != len(known) {
 		return false
@@ -138,8 +140,8 @@ func (r *request) servedMode() (Mode, bool) {
 	return "", false
 }
 
-// largestAnswer returns the largest first answer that the request can draw, bytes: an OACK at its longest if one is certain, else a
-// DATA of 512 bytes.
+// largestAnswer returns the largest first answer that the request can draw, bytes: an OACK at its
+// longest if one is certain, else a DATA of 512 bytes.
 func (r *request) largestAnswer() int {
 	const longestValue = 19 // digits of a tsize
 	size, certain := 2, false
@@ -160,8 +162,8 @@ type terms struct {
 	timeout    int // seconds; 0 where none was agreed
 }
 
-// negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it would be
-// empty. size, in bytes, answers a tsize unless it is below one.
+// negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it
+// would be empty. size, in bytes, answers a tsize unless it is below one.
 func negotiate(options []wish, maxBlockSize, maxWindowSize int, size int64) (terms, []byte) {
 	t := terms{blockSize: DefaultBlockSize, windowSize: 1}
 	oack := []byte{0, opOACK}

@@ -29,11 +29,12 @@ type Server struct {
 	stop     sync.Once
 }
 
-// stuckTime is how long a Shutdown waits for handlers that do not return though their transfers have ended: they read a file
-// from a disk that does not answer.
+// stuckTime is how long a Shutdown waits for handlers that do not return though their transfers
+// have ended: they read a file from a disk that does not answer.
 const stuckTime = 2 * time.Second
 
-// Listen binds every address, HOST:PORT in net.Listen's form for "udp" (:PORT is IPv4 and IPv6, port 0 picks one).
+// Listen binds every address, HOST:PORT in net.Listen's form for "udp" (:PORT is IPv4 and IPv6,
+// port 0 picks one).
 func Listen(addrs []string, cfg Config) (*Server, error) {
 	var sockets []socket
 	for _, addr := range addrs {
@@ -102,8 +103,8 @@ func (s *Server) Addrs() []net.Addr {
 // Active returns the number of transfers that run.
 func (s *Server) Active() int { return int(s.active.Load()) }
 
-// SendRoom returns how many bytes may wait at a socket to be sent, of BufferSize that was asked for; 0 if that
-// is not known.
+// SendRoom returns how many bytes may wait at a socket to be sent, of BufferSize that was asked
+// for; 0 if that is not known.
 func (s *Server) SendRoom() int {
 	least := s.shards[0].socket.sendRoom()
 	for _, shard := range s.shards {
@@ -177,8 +178,9 @@ func (s *Server) closeFile(name string, file File, err error) {
 // panicked reports a panic that was contained.
 func (s *Server) panicked(v any) { s.config.Observer.Panicked(v, debug.Stack()) }
 
-// Shutdown refuses new requests (ERROR 0 "Server stopping"), waits until the running transfers ended or ctx is
-// done, ends what is left with the same ERROR, and closes the sockets. Serve returns.
+// Shutdown refuses new requests (ERROR 0 "Server stopping"), waits until the running transfers
+// ended or ctx is done, ends what is left with the same ERROR, and closes the sockets. Serve
+// returns.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopping.Store(true)
 	s.awaitTransfers(ctx)
@@ -224,21 +226,23 @@ func (s *Server) signalLeft() {
 	}
 }
 
-// Memory for file contents: a transfer holds one segment. Segments become smaller as transfers become more.
+// Memory for file contents: a transfer holds one segment. Segments become smaller as transfers
+// become more.
 const (
-	// largestSegment and smallestSegment, in bytes, bound what pin/tftp reads at a time. Fewer, larger ones
-	// take less CPU time. A block that is larger is a segment by itself.
+	// largestSegment and smallestSegment, in bytes, bound what pin/tftp reads at a time. Fewer,
+	// larger ones take less CPU time. A block that is larger is a segment by itself.
 	largestSegment  = 64<<10 - 72 // what its SetBlockSize takes
 	smallestSegment = 4 << 10
 	// segmentMemory, in bytes, is divided among the transfers.
 	segmentMemory = 2 << 20
-	// aheadMemory, in bytes, is what all flights together may have beyond the windows that were agreed, so
-	// that many clients at once do not fill each other's way. A transfer may always have its share.
+	// aheadMemory, in bytes, is what all flights together may have beyond the windows that were
+	// agreed, so that many clients at once do not fill each other's way. A transfer may always
+	// have its share.
 	aheadMemory = 4 << 20
 )
 
-// segmentSize returns the size of the segments of a transfer, bytes: a multiple of the block size, and no
-// less than pin/tftp takes. size is that of the file, negative if it is not known.
+// segmentSize returns the size of the segments of a transfer, bytes: a multiple of the block
+// size, and no less than pin/tftp takes. size is that of the file, negative if it is not known.
 func (s *Server) segmentSize(blockSize int, size int64) int {
 	limit := max(min(segmentMemory/max(s.Active(), 1), largestSegment), smallestSegment, blockSize)
 	if 0 <= size && size < int64(limit) {

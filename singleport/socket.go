@@ -19,15 +19,16 @@ func (e endpoint) addrPort() netip.AddrPort {
 	return netip.AddrPortFrom(ip, e.port)
 }
 
-// route is the way of a datagram: who sent it, which of this machine's addresses it was sent to, and where it
-// arrived. An answer takes it back.
+// route is the way of a datagram: who sent it, which of this machine's addresses it was sent to,
+// and where it arrived. An answer takes it back.
 type route struct {
 	client endpoint
 	local  [16]byte // IPv4 is IPv6-mapped; zero leaves the choice to the kernel
 	link   uint32   // interface index of arrival, where local means nothing without it, else 0
 }
 
-// received is a datagram that arrived. The bytes are valid until the function that it was given to returns.
+// received is a datagram that arrived. The bytes are valid until the function that it was given
+// to returns.
 type received struct {
 	route route
 	data  []byte
@@ -35,8 +36,8 @@ type received struct {
 
 const fullBatch = 32
 
-// blocks are DATA packets of one transfer. Each carries a block of data, the last what is left, which may be
-// nothing.
+// blocks are DATA packets of one transfer. Each carries a block of data, the last what is left,
+// which may be nothing.
 type blocks struct {
 	owner  *Transfer
 	number uint16 // of the first
@@ -49,20 +50,21 @@ type blocks struct {
 type listener interface {
 	// receive takes what has arrived. Fewer datagrams than fullBatch mean that no more had arrived.
 	receive([]received)
-	// unreachable takes the word of a host that a port of it is closed. quoted is the beginning of the
-	// datagram that it refused.
+	// unreachable takes the word of a host that a port of it is closed. quoted is the beginning
+	// of the datagram that it refused.
 	unreachable(client endpoint, quoted []byte)
 }
 
-// socket carries the datagrams of one shard. send, sendBlocks and flush are called by one goroutine at a time,
-// and not after close.
+// socket carries the datagrams of one shard. send, sendBlocks and flush are called by one
+// goroutine at a time, and not after close.
 type socket interface {
 	addr() *net.UDPAddr
 
 	// serve tells l what happens until the socket is closed; then it returns net.ErrClosed.
 	serve(l listener) error
 
-	// space returns how many blocks of t can be queued before a flush, or, without one, how many datagrams.
+	// space returns how many blocks of t can be queued before a flush, or, without one, how many
+	// datagrams.
 	space(t *Transfer) int
 
 	// send queues one datagram, which is copied. owner is the transfer that sends it again, or nil.
@@ -71,8 +73,9 @@ type socket interface {
 	// sendBlocks queues DATA packets.
 	sendBlocks(b blocks)
 
-	// flush sends what is queued. It returns false if the way out is full, having told unsent what it did not
-	// take of each owner; a datagram without an owner is lost, as it may be on any link.
+	// flush sends what is queued. It returns false if the way out is full, having told unsent
+	// what it did not take of each owner; a datagram without an owner is lost, as it may be on
+	// any link.
 	flush(unsent func(owner *Transfer, blocks, fresh int)) bool
 
 	// awaitWritable calls resume once the way out is free, and again until it returns true.

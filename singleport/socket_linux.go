@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The kernel is spoken to without package net where it matters: many datagrams in a call, a window in one datagram that the kernel
-// cuts (UDP_SEGMENT), no allocation. None of the calls waits, so Go's scheduler need not know of them; the waiting is left to package
-// net's poller.
+// The kernel is spoken to without package net where it matters: many datagrams in a call, a
+// window in one datagram that the kernel cuts (UDP_SEGMENT), no allocation. None of the calls
+// waits, so Go's scheduler need not know of them; the waiting is left to package net's poller.
 
 const (
 	receiveSize = 1024 // bytes kept of a datagram: an RRQ has at most 512 (RFC 2347)
@@ -25,7 +25,8 @@ const (
 	sendBlocks  = 256  // blocks in them
 	sendSize    = 600  // bytes of a datagram that is no DATA
 
-	// segments and segmentBytes bound what UDP_SEGMENT takes: UDP_MAX_SEGMENTS of older kernels, and an IPv4 datagram with some room.
+	// segments and segmentBytes bound what UDP_SEGMENT takes: UDP_MAX_SEGMENTS of older kernels,
+	// and an IPv4 datagram with some room.
 	segments     = 64
 	segmentBytes = 65000
 
@@ -162,13 +163,14 @@ func (s *kernelSocket) prepare(fd int) error {
 	}
 	for _, option := range [][2]int{{unix.SO_RCVBUFFORCE, unix.SO_RCVBUF}, {unix.SO_SNDBUFFORCE, unix.SO_SNDBUF}} {
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, option[0], BufferSize) != nil {
-			unix.SetsockoptInt(fd, unix.SOL_SOCKET, option[1], BufferSize) // as far as the machine allows
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, option[1], BufferSize)
 		}
 	}
 	if size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF); err == nil {
 		s.room = size / 2 // socket(7): the kernel doubles it
 	}
-	// Some PXE ROMs discard datagrams that may not be cut, and behind tunnels without ICMP these vanish.
+	// Some PXE ROMs discard datagrams that may not be cut, and behind tunnels without ICMP these
+	// vanish.
 	unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
 	unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
 	if s.v6 {
@@ -224,7 +226,8 @@ func (s *kernelSocket) serve(l listener) error {
 				continue
 			}
 			if n <= 1 {
-				// A lone client answers later than now. The poller tells of every arrival, of one since the call, too.
+				// A lone client answers later than now. The poller tells of every arrival, of one
+				// since the call, too.
 				return false
 			}
 			runtime.Gosched() // a flood must not keep transfers from their files
@@ -236,7 +239,8 @@ func (s *kernelSocket) serve(l listener) error {
 	return err
 }
 
-// receive reads a batch. It reports whether there is an error instead, of a datagram that was sent before.
+// receive reads a batch. It reports whether there is an error instead, of a datagram that was
+// sent before.
 func (s *kernelSocket) receive(fd int) (n int, failed bool) {
 	for i := range s.in.headers {
 		h := &s.in.headers[i].header
@@ -348,8 +352,9 @@ func eachControl(control []byte, f func(h *unix.Cmsghdr, data []byte)) {
 	}
 }
 
-// setLocal takes the address of this machine that control messages name. It reports whether the datagram
-// was sent to it alone: struct in_pktinfo (ip(7)) tells a broadcast's address from that of the machine.
+// setLocal takes the address of this machine that control messages name. It reports whether the
+// datagram was sent to it alone: struct in_pktinfo (ip(7)) tells a broadcast's address from that
+// of the machine.
 func (r *route) setLocal(control []byte) (one bool) {
 	found4 := false
 	one = true
@@ -388,7 +393,8 @@ func (s *kernelSocket) space(t *Transfer) int {
 	return min(messages*s.together(t), (len(s.out.vectors)-s.out.used)/2, sendBlocks-s.out.blocks)
 }
 
-// message begins a message of count datagrams of size bytes and vectors parts, and returns its index.
+// message begins a message of count datagrams of size bytes and vectors parts, and returns its
+// index.
 func (s *kernelSocket) message(to *route, count, size, vectors int, of owned) int {
 	i := s.out.count
 	s.out.count++
@@ -521,8 +527,9 @@ func isFull(errno syscall.Errno) bool { return errno == unix.EAGAIN || errno == 
 // mostErrors bounds the errors of other datagrams that keep one from being sent.
 const mostErrors = 4
 
-// sendMessages sends some of the messages, from the first on. An error may be that of a datagram which was
-// sent before and refused by the host that it went to (ip(7), IP_RECVERR): it is noted, and gone.
+// sendMessages sends some of the messages, from the first on. An error may be that of a datagram
+// which was sent before and refused by the host that it went to (ip(7), IP_RECVERR): it is noted,
+// and gone.
 func (s *kernelSocket) sendMessages(headers []mmsghdr) (int, syscall.Errno) {
 	for range mostErrors {
 		n, _, errno := syscall.RawSyscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&headers[0])), uintptr(len(headers)),
@@ -538,9 +545,9 @@ func (s *kernelSocket) sendMessages(headers []mmsghdr) (int, syscall.Errno) {
 	return 0, unix.ECONNREFUSED
 }
 
-// mend sends a message again that failed, as far as it can be sent: blocks one by one, where the way out does
-// not take datagrams to cut (one larger than its MTU: EINVAL or EMSGSIZE; a device without checksums: EIO),
-// and without the local address where that has gone.
+// mend sends a message again that failed, as far as it can be sent: blocks one by one, where the
+// way out does not take datagrams to cut (one larger than its MTU: EINVAL or EMSGSIZE; a device
+// without checksums: EIO), and without the local address where that has gone.
 func (s *kernelSocket) mend(i int, errno syscall.Errno) {
 	h := &s.out.headers[i].header
 	if o := s.out.owners[i]; o.blocks > 1 && (errno == unix.EINVAL || errno == unix.EMSGSIZE || errno == unix.EIO) {
@@ -590,8 +597,8 @@ func (s *kernelSocket) awaitWritable(resume func() bool) {
 	}()
 }
 
-// kernelAlarm is a timerfd, which is exact where Go's timers may come a millisecond late: in that time a
-// client drains a dozen bursts.
+// kernelAlarm is a timerfd, which is exact where Go's timers may come a millisecond late: in that
+// time a client drains a dozen bursts.
 type kernelAlarm struct {
 	fd   int
 	file *os.File

@@ -4,15 +4,18 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net"
-	"os"
+	"net/netip"
 	"runtime"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"flytftp/internal/testkit"
 )
 
-// Windows arrive block by block, whether the kernel cuts them, or cannot, or refuses when it is asked to.
+// Windows arrive block by block, whether the kernel cuts them, or cannot, or refuses when it is
+// asked to.
 func TestSocketSendsWindows(t *testing.T) {
 	for _, c := range []struct {
 		name       string
@@ -79,10 +82,7 @@ func ownLoopback(t *testing.T, mtu int) {
 	t.Helper()
 	runtime.LockOSThread() // and never unlocked: nobody else gets the thread
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		if os.Getenv("FLYTFTP_NO_SKIP") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("no network of its own: ", err)
+		testkit.Skip(t, "no network of its own: "+err.Error())
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -103,7 +103,8 @@ func ownLoopback(t *testing.T, mtu int) {
 	}
 }
 
-// On a wildcard socket a datagram is known by the address that it came to, and a broadcast is not taken for a request.
+// On a wildcard socket a datagram is known by the address that it came to, and a broadcast is not
+// taken for a request.
 func TestSocketLocalAddress(t *testing.T) {
 	ownLoopback(t, 65536)
 	for _, c := range []struct{ listen, host string }{{"0.0.0.0:0", "127.0.0.7"}, {":0", "127.0.0.7"}, {":0", "::1"}} {
@@ -182,6 +183,92 @@ func TestSocketsShareAPort(t *testing.T) {
 		}
 		for _, s := range others {
 			s.close()
+		}
+	}
+}
+
+// told collects what a socket tells.
+type told struct {
+	closed chan endpoint
+	quoted chan []byte
+}
+
+func (l *told) receive([]received) {}
+func (l *told) unreachable(client endpoint, quoted []byte) {
+	l.closed <- client
+	l.quoted <- bytes.Clone(quoted)
+}
+
+// A client's host that refuses DATA is heard, with the block that it refused, and other datagrams
+// leave all the same.
+func TestSocketHearsOfClosedPorts(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
+		s, err := listen(addr, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &told{make(chan endpoint, 16), make(chan []byte, 16)}
+		go s.serve(l)
+		host := "127.0.0.1"
+		if addr == "[::1]:0" {
+			host = "::1"
+		}
+		gone, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := endpointAt(netip.MustParseAddrPort(gone.LocalAddr().String()))
+		gone.Close()
+		owner := &Transfer{route: route{client: client}, window: window{terms: terms{blockSize: 512}}}
+		s.sendBlocks(blocks{owner, 7, 1, 1, make([]byte, 512)})
+		s.flush(nil)
+		if got, quoted := <-l.closed, <-l.quoted; got != client || !bytes.HasPrefix(quoted, []byte{0, opDATA, 0, 7}) {
+			t.Errorf("%s: %v refused %q", addr, got.addrPort(), quoted[:min(len(quoted), 8)])
+		}
+		s.close()
+	}
+}
+
+// Datagrams may be cut on their way: some ROMs discard those that may not be.
+func TestSocketLetsDatagramsBeCut(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", ":0"} {
+		s, err := listen(addr, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mode, err := unix.GetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER); err != nil || mode != unix.IP_PMTUDISC_DONT {
+			t.Errorf("%s: IP_MTU_DISCOVER is %d, %v", addr, mode, err)
+		}
+		s.close()
+	}
+}
+
+// A request to a multicast address is not answered, one to a link-local address by the interface
+// that it came to.
+func TestLocalAddressOfIPv6(t *testing.T) {
+	for _, c := range []struct {
+		ip   string
+		one  bool
+		link uint32
+	}{{"ff02::1", false, 0}, {"fe80::1", true, 7}, {"2001:db8::1", true, 0}} {
+		control, data := appendControl(make([]byte, 0, controlSize), unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
+		copy(data, netip.MustParseAddr(c.ip).AsSlice())
+		binary.NativeEndian.PutUint32(data[16:], 7)
+		var r route
+		if one := r.setLocal(control); one != c.one || r.link != c.link || netip.AddrFrom16(r.local).String() != c.ip {
+			t.Errorf("%s: %v, %+v", c.ip, one, r)
+		}
+		if r.link == 0 {
+			continue
+		}
+		// The client's own address is a global one.
+		s := &kernelSocket{}
+		r.client = endpointAt(netip.MustParseAddrPort("[2001:db8::2]:7"))
+		answer := s.appendLocal(make([]byte, 0, controlSize), &r)
+		var link uint32
+		eachControl(answer, func(_ *unix.Cmsghdr, data []byte) { link = binary.NativeEndian.Uint32(data[16:]) })
+		if link != 7 {
+			t.Errorf("the answer leaves by interface %d", link)
 		}
 	}
 }

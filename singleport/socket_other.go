@@ -10,7 +10,8 @@ import (
 	"strconv"
 )
 
-// plainSocket is a UDP socket as package net has it: a datagram at a time, answered from the address that the kernel chooses.
+// plainSocket is a UDP socket as package net has it: a datagram at a time, answered from the
+// address that the kernel chooses.
 type plainSocket struct {
 	conn   *net.UDPConn
 	queued []queued

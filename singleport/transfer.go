@@ -58,15 +58,16 @@ type Transfer struct {
 	suspectAt   int64 // when a sign of a loss becomes one; 0 for none
 	doubted     bool  // a faint sign of a loss: it is one if the next ACK is overdue
 	resumeAt    int64 // when more may be sent after a timeout; 0 is now
-	blind       bool  // its flight was sent again without a word from the client, which may have part of it
+	blind       bool  // its flight was sent again without a word from the client
 	mute        int   // how often all of them were in vain
 	probed      bool  // the last of them went alone
-	probes      int   // copies of a block whose ACK alone is missing, since something new was acknowledged
+	probes      int   // copies of a block whose ACK alone is missing
 	alarmed     bool  // its flight was sent again for the sign of a loss, and no ACK came since
 	alarms      int   // how often that was for nothing
 	copiedAt    int64 // when blocks were sent again last, but for a probe
 	repairedAt  int64 // when its flight was sent again last
 	retransmits int
+	known       bool      // it counts among those of its address, see memory
 	blocked     bool      // it waits in shard.blocked until the socket is writable
 	copy        *lateCopy // of its RRQ or of the one before it, which may be a new one
 
@@ -92,8 +93,9 @@ type File interface {
 	io.Reader
 	// Size returns the size, bytes; it answers the tsize option (octet only).
 	Size() int64
-	// Ended is called once, when nothing is read any more. err is nil if the client has the whole file, else one
-	// of the errors of this package or that of a read. Transfer.Stats is complete then.
+	// Ended is called once, when nothing is read any more. err is nil if the client has the whole
+	// file, else one of the errors of this package or that of a read. Transfer.Stats is complete
+	// then.
 	Ended(err error)
 }
 
@@ -125,8 +127,8 @@ func (t *Transfer) Stats() Stats {
 	return stats
 }
 
-// segmentReader reads a file for the engine, which wants to be given all that it asks for: a segment shorter
-// than that would be its last. Only a netascii file ends in one.
+// segmentReader reads a file for the engine, which wants to be given all that it asks for: a
+// segment shorter than that would be its last. Only a netascii file ends in one.
 type segmentReader struct{ t *Transfer }
 
 func (r segmentReader) Read(p []byte) (n int, err error) {

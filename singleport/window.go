@@ -2,9 +2,9 @@ package singleport
 
 import "math/bits"
 
-// window is what a sender of RFC 1350 and RFC 7440 knows of one transfer. It cuts the engine's segments
-// into the client's blocks. Blocks are counted from 1 without end; on the wire a number is that count
-// modulo 65,536.
+// window is what a sender of RFC 1350 and RFC 7440 knows of one transfer. It cuts the engine's
+// segments into the client's blocks. Blocks are counted from 1 without end; on the wire a number
+// is that count modulo 65,536.
 //
 // At all times acked < next <= high+1, and blocks up to high were sent at least once.
 type window struct {
@@ -14,22 +14,22 @@ type window struct {
 	high  uint64 // last that was ever sent
 	last  uint64 // the one that ends the transfer; 0 until it is known
 
-	// trusting says that the client may take any block for the next, as U-Boot before 2020.10 does, and
-	// acknowledge what came behind a gap: then only an ACK of each block shows that it has all. beyond are those
-	// that came of blocks behind acked+1, a bit each.
+	// trusting says that the client may take any block for the next, as U-Boot before 2020.10
+	// does, and acknowledge what came behind a gap: then only an ACK of each block shows that it
+	// has all. beyond are those that came of blocks behind acked+1, a bit each.
 	trusting bool
 	beyond   uint64
 
 	// Blocks at hand: those of tail, then those of segment, which begins with block first.
 	first   uint64
 	segment []byte // the engine's own bytes, until the next segment is asked for
-	tail    []byte // copies of unacknowledged blocks before first; only where no segment can be read twice
+	tail    []byte // copies of unacknowledged blocks before first, if the file is read once
 
 	size int64 // bytes of the file; negative if it can be read only once, from its beginning
 }
 
-// newWindow returns the window of a file with size bytes; a negative size means that the file can be read
-// only once, and that its end is known when it comes.
+// newWindow returns the window of a file with size bytes; a negative size means that the file can
+// be read only once, and that its end is known when it comes.
 func newWindow(t terms, size int64) window {
 	w := window{terms: t, next: 1, first: 1, size: size, trusting: t.windowSize == 1}
 	if size >= 0 {
@@ -59,19 +59,20 @@ func (w *window) end(flight int) uint64 {
 	case w.last == 0:
 		return end
 	case w.trusting && w.acked+1 < w.last:
-		return min(end, w.last-1) // with the last block such a client believes to have the whole file
+		return min(end, w.last-1) // with the last block it believes to have the whole file
 	}
 	return min(end, w.last)
 }
 
-// wantsSegment reports whether a flight of that many blocks has room for a block that is not at hand.
+// wantsSegment reports whether a flight of that many blocks has room for a block that is not at
+// hand.
 func (w *window) wantsSegment(flight int) bool {
 	return w.next <= w.end(flight) && (w.next > w.available() || w.next < w.lowest())
 }
 
-// release gives the segment back and returns the block with which the next one is to begin. A loss may
-// lie in front of a segment: then the file is read there again, or, if it cannot be, what may be lost is
-// copied. capacity is the size of a segment, bytes.
+// release gives the segment back and returns the block with which the next one is to begin. A
+// loss may lie in front of a segment: then the file is read there again, or, if it cannot be,
+// what may be lost is copied. capacity is the size of a segment, bytes.
 func (w *window) release(capacity int) uint64 {
 	if w.size < 0 {
 		w.keep()
@@ -99,18 +100,20 @@ func (w *window) keep() {
 	}
 }
 
-// load takes the segment that begins with block first. Of a file that is read once, final says that its
-// end is in the segment: its last block is the one that is shorter than the block size.
+// load takes the segment that begins with block first. Of a file that is read once, final says
+// that its end is in the segment: its last block is the one that is shorter than the block size.
 func (w *window) load(segment []byte, final bool) {
 	if w.size >= 0 {
-		segment = segment[:min(int64(len(segment)), w.size-w.offset(w.first))] // less what fills it up
+		// Without what fills it up.
+		segment = segment[:min(int64(len(segment)), w.size-w.offset(w.first))]
 	} else if final {
 		w.last = w.first + uint64(len(segment)/w.blockSize)
 	}
 	w.segment = segment
 }
 
-// sendable returns how many blocks at hand, from next on, a flight of that many blocks has room for.
+// sendable returns how many blocks at hand, from next on, a flight of that many blocks has room
+// for.
 func (w *window) sendable(flight int) int {
 	if w.next < w.lowest() {
 		return 0
@@ -121,8 +124,8 @@ func (w *window) sendable(flight int) int {
 	return 0
 }
 
-// take returns the data of the blocks from next on, at most limit and no more than lie side by side, as
-// sent: it moves next. fresh is how many of them were never sent before.
+// take returns the data of the blocks from next on, at most limit and no more than lie side by
+// side, as sent: it moves next. fresh is how many of them were never sent before.
 func (w *window) take(limit int) (data []byte, count, fresh int) {
 	from := w.next
 	if from < w.first {
@@ -142,8 +145,8 @@ func (w *window) take(limit int) (data []byte, count, fresh int) {
 	return data, count, fresh
 }
 
-// untake notes that the last blocks which take returned were not sent: count of them, fresh of which had
-// never been sent before.
+// untake notes that the last blocks which take returned were not sent: count of them, fresh of
+// which had never been sent before.
 func (w *window) untake(count, fresh int) {
 	w.next = max(w.next-uint64(count), w.acked+1)
 	w.high = max(w.high-uint64(fresh), w.acked)
@@ -153,11 +156,11 @@ func (w *window) untake(count, fresh int) {
 type acknowledgement int
 
 const (
-	ackStale     acknowledgement = iota // nothing: of a block that was acknowledged before, or not sent
+	ackStale     acknowledgement = iota // nothing: of an older block, or one that was not sent
 	ackDuplicate                        // of the last block that was acknowledged
 	ackNew                              // of new blocks, as many as make windows
 	ackPartial                          // of new blocks, but it ends no window (RFC 7440 section 4)
-	ackBeyond                           // of a block behind one that a trusting client did not acknowledge
+	ackBeyond                           // of a block behind one that a trusting client skipped
 	ackAgain                            // the same, of the last such block, as before
 	ackLast                             // all there is
 )
@@ -204,8 +207,8 @@ func (w *window) note(ahead uint64) acknowledgement {
 // maxBeyond bounds the flight of a trusting client: the bits of beyond.
 const maxBeyond = 64
 
-// trust takes the blocks for acknowledged that were, for the client minds their order after all: it returns
-// the number of the last.
+// trust takes the blocks for acknowledged that were, for the client minds their order after all:
+// it returns the number of the last.
 func (w *window) trust() uint16 {
 	number := uint16(w.acked) + uint16(bits.Len64(w.beyond))
 	w.trusting, w.beyond = false, 0
