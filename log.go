@@ -293,6 +293,8 @@ func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Ref
 		j.refused("denied", client, name, "neither octet nor netascii")
 	case singleport.RefusedBusy:
 		j.refused("busy", client, name, "-max-transfers are running")
+	case singleport.RefusedHanging:
+		j.refused("hanging", client, name, "the disk of this file, or of many others, does not answer")
 	case singleport.RefusedStopping:
 		j.refused("busy", client, name, "the server is stopping")
 	case singleport.RefusedRate:

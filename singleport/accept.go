@@ -154,14 +154,17 @@ func (s *shard) begin(r *received, req *request, mode Mode, digest uint64, pass 
 	t := &Transfer{
 		shard: s, route: r.route, name: string(req.name), mode: mode, digest: digest,
 		former: s.memory.former(s, r.route.client, now),
-		pass:   pass, began: now, progress: now, slot: noSlot,
+		pass:   pass, began: now, offeredAt: now, progress: now, slot: noSlot,
 	}
+	t.turn.name = t.name
 	for _, o := range req.options() {
 		o.name = bytes.Clone(o.name)
 		t.options = append(t.options, o)
 	}
 	s.clients[t.route.client] = t
+	s.unconfirmed.add(t)
 	s.server.active.Add(1)
+	s.arm(t, now)
 	go s.open(t)
 }
 
@@ -280,9 +283,9 @@ func (s *shard) neighbours() (shards []*shard, unlock func()) {
 	}
 }
 
-// canMakeWay reports whether t is confirmed, and its goroutine, which waits for the client and
-// not for a file, ends with it.
-func (t *Transfer) canMakeWay() bool { return t.confirmed && t.waiting }
+// canMakeWay reports whether t is confirmed. Its goroutine ends with it, unless its file keeps it,
+// which disk bounds.
+func (t *Transfer) canMakeWay() bool { return t.confirmed }
 
 // isIdle reports whether the client of a confirmed transfer makes next to no use of it.
 func (t *Transfer) isIdle(now int64) bool {

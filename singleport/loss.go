@@ -11,9 +11,13 @@ import (
 func (s *shard) elapsed(t *Transfer, now int64) {
 	w := &t.window
 	switch {
+	case t.awaitsFile() && now-t.progress >= int64(t.lifetime()):
+		s.hang(t)
 	case t.copy != nil && now >= t.copy.until:
 		s.renew(t, now)
-	case now-t.progress >= int64(t.lifetime()) && (w.inFlight() > 0 || !t.confirmed):
+	case t.awaitsFile():
+		s.arm(t, now)
+	case now-t.progress >= int64(t.lifetime()):
 		s.end(t, ErrTimedOut)
 	case !t.confirmed:
 		s.repeatUnconfirmed(t, now)
@@ -23,8 +27,6 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.goBack(t, t.progress, now)
 	case w.sendable(t.flight.limit) > 0 && !t.isHeld(): // the next burst
 		s.advance(t, now)
-	case w.inFlight() == 0: // the file is being read
-		s.arm(t, now)
 	case t.declined && (t.tries > 0 || t.unreachable):
 		s.end(t, nil)
 	case t.unreachable:
@@ -61,8 +63,26 @@ func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
 	}
 }
 
+// awaitsFile reports whether t can send nothing before its file is opened or read.
+func (t *Transfer) awaitsFile() bool {
+	w := &t.window
+	return t.stage == opening || t.oack == nil && w.inFlight() == 0 && w.sendable(t.flight.limit) == 0
+}
+
+// hang ends t, whose file does not answer. Its goroutine may be kept for ever; its account with
+// admission is not.
+func (s *shard) hang(t *Transfer) {
+	s.server.config.Observer.Refused(t.route.client.addrPort(), t.name, RefusedHanging)
+	s.fail(t, ErrHung)
+	s.end(t, ErrHung)
+	s.server.admission.end(&t.pass)
+}
+
 // lifetime is how long t lives without an ACK of something new.
 func (t *Transfer) lifetime() time.Duration {
+	if t.oack == nil && t.window.high == 0 {
+		return fileTime
+	}
 	return max(progressTime, progressTimeouts*time.Duration(t.window.timeout)*time.Second)
 }
 

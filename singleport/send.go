@@ -80,6 +80,7 @@ func (s *shard) answered(t *Transfer, now int64) {
 		t.estimator.backoff++
 	} else {
 		t.offeredAt = now
+		s.unconfirmed.remove(t)
 		s.unconfirmed.add(t)
 	}
 	s.arm(t, now)
@@ -160,22 +161,20 @@ func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
 
 // arm sets the timer of t: to go on with a burst, else to give up waiting for an ACK.
 func (s *shard) arm(t *Transfer, now int64) {
-	w := &t.window
-	due := now
-	if t.oack == nil && !t.blocked && !t.isHeld() && w.sendable(t.flight.limit) > 0 {
+	due := t.progress + int64(t.lifetime())
+	switch {
+	case t.awaitsFile():
+	case t.oack == nil && !t.blocked && !t.isHeld() && t.window.sendable(t.flight.limit) > 0:
 		_, wait := t.pace.allowed(now)
-		due = max(now+int64(wait), t.resumeAt)
-	} else {
-		due = s.patience(t, now)
+		due = min(due, max(now+int64(wait), t.resumeAt))
+	default:
+		due = min(due, s.patience(t, now))
 	}
 	if t.suspectAt != 0 {
 		due = min(due, t.suspectAt)
 	}
 	if t.copy != nil {
 		due = min(due, t.copy.until)
-	}
-	if w.inFlight() > 0 || !t.confirmed {
-		due = min(due, t.progress+int64(t.lifetime()))
 	}
 	due = max(due, now)
 	if s.timers.set(t, due) {

@@ -21,7 +21,7 @@ type Server struct {
 	active    atomic.Int64 // transfers
 	ahead     atomic.Int64 // bytes that flights may have beyond their windows
 	handler   Handler
-	disk      chan struct{} // has an element for each goroutine that a file may keep waiting
+	disk      *disk
 
 	stopping atomic.Bool
 	left     chan struct{} // has an element when a transfer ended while the server stops
@@ -32,10 +32,6 @@ type Server struct {
 // stuckTime is how long a Shutdown waits for handlers that do not return though their transfers
 // have ended: they read a file from a disk that does not answer.
 const stuckTime = 2 * time.Second
-
-// maxWaiting bounds the handlers and the reads that run at the same time. Each may take a thread
-// while a disk does not answer, and a process that gets no more of them ends.
-const maxWaiting = 64
 
 // Listen binds every address, HOST:PORT in net.Listen's form for "udp" (:PORT is IPv4 and IPv6,
 // port 0 picks one).
@@ -74,10 +70,10 @@ func newServer(sockets []socket, cfg Config) *Server {
 		config:    cfg,
 		admission: newAdmission(cfg.Rate, cfg.MaxTransfers),
 		epoch:     time.Now(),
-		disk:      make(chan struct{}, maxWaiting),
 		left:      make(chan struct{}, 1),
 		giveUp:    make(chan struct{}),
 	}
+	s.disk = newDisk(s.now)
 	for _, socket := range sockets {
 		s.shards = append(s.shards, newShard(s, socket))
 	}
@@ -153,8 +149,10 @@ func (s *Server) Serve(h Handler) error {
 
 // handle calls the Handler and contains its panic.
 func (s *Server) handle(t *Transfer) (file File, err error) {
-	s.disk <- struct{}{}
-	defer func() { <-s.disk }()
+	if !s.disk.enter(&t.turn) {
+		return nil, errEnded
+	}
+	defer s.disk.leave(&t.turn)
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(v)
@@ -165,7 +163,10 @@ func (s *Server) handle(t *Transfer) (file File, err error) {
 }
 
 // closeFile tells a file that its transfer is over, and contains its panic.
-func (s *Server) closeFile(file File, err error) {
+func (s *Server) closeFile(name string, file File, err error) {
+	closing := turn{name: name}
+	s.disk.enter(&closing)
+	defer s.disk.leave(&closing)
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(v)

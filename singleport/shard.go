@@ -40,7 +40,7 @@ type shard struct {
 	mu          sync.Mutex
 	closed      bool
 	clients     map[endpoint]*Transfer // that are not over
-	unconfirmed list                   // answered, the oldest first
+	unconfirmed list                   // the first to begin or to be answered comes first
 	timers      timers
 	timer       alarm
 	armed       int64 // when timer fires; 0 if it is not set
@@ -288,6 +288,7 @@ func (s *shard) forget(t *Transfer, err error) {
 	t.end = err
 	if !t.over {
 		t.over, t.ended = true, s.server.now()
+		s.server.disk.cancel(&t.turn)
 		delete(s.clients, t.route.client)
 		s.timers.remove(t)
 		s.unconfirmed.remove(t)
@@ -310,7 +311,7 @@ func (s *shard) finish(t *Transfer) {
 	file, err := t.file, t.end
 	s.mu.Unlock()
 	if file != nil {
-		s.server.closeFile(file, err)
+		s.server.closeFile(t.name, file, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -71,6 +71,7 @@ var (
 	ErrMadeWay  = errors.New("others waited and the client made no use of it, or held most of what there is")
 	ErrStopped  = errors.New("the server stopped")
 	ErrGone     = errors.New("the client's host says that the port is closed")
+	ErrHung     = fmt.Errorf("the disk did not answer in time: %w", ErrBusy)
 )
 
 // ClientError is an ERROR that the client sent; it ends the transfer and is never answered (RFC
@@ -126,17 +127,18 @@ const (
 	RefusedStopping                 // the server stops: ERROR 0
 	RefusedStray                    // ACK, DATA, ERROR or OACK without a transfer: silence
 	RefusedClient                   // not among Clients: silence
+	RefusedHanging                  // the file, or too many others, do not answer: ERROR 0
 )
 
 func (r Refusal) String() string {
-	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray", "unlisted"}[r]
+	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray", "unlisted", "hanging"}[r]
 }
 
 // Observer is told of what never reaches a Handler. Its methods are called from the goroutine
 // that reads the socket: they must be quick and must not call back.
 type Observer interface {
-	// Refused reports a datagram that got no transfer. name is the file name of an RRQ or a WRQ
-	// as the client sent it, else "".
+	// Refused reports a datagram that got no transfer, or whose transfer ended because a file
+	// hangs. name is the file name of an RRQ or a WRQ as the client sent it, else "".
 	Refused(client netip.AddrPort, name string, why Refusal)
 	// Panicked reports a panic, of the engine or a Handler, that was contained.
 	Panicked(value any, stack []byte)

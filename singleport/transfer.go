@@ -19,6 +19,7 @@ type Transfer struct {
 	began   int64  // monotonic nanoseconds, like every time here
 	route   route
 	file    File // nil until the Handler returned it
+	turn    turn // of its file operations
 
 	// What pin/tftp knows it by, and what passes between the two. See engine.
 	stage       stage
@@ -133,8 +134,10 @@ type segmentReader struct{ t *Transfer }
 func (r segmentReader) Read(p []byte) (n int, err error) {
 	t := r.t
 	server := t.shard.server
-	server.disk <- struct{}{}
-	defer func() { <-server.disk }()
+	if !server.disk.enter(&t.turn) {
+		return 0, errEnded
+	}
+	defer server.disk.leave(&t.turn)
 	defer func() {
 		if v := recover(); v != nil {
 			server.panicked(v)
