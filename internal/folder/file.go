@@ -59,19 +59,21 @@ func (f *Folder) OpenFile(path string) (*File, *Failure) {
 
 // openReleased opens a file, and waits for the end of a lease on it.
 func (f *Folder) openReleased(path string) (*os.File, error) {
-	for waited := time.Duration(0); ; waited += leasePace {
-		file, err := f.root.OpenFile(path, openFlags, 0)
-		if !errors.Is(err, syscall.EAGAIN) || waited >= leaseTime {
-			return file, err
-		}
-		select {
-		case f.waiting <- struct{}{}:
-			time.Sleep(leasePace)
-			<-f.waiting
-		default:
-			return nil, err
-		}
+	file, err := f.root.OpenFile(path, openFlags, 0)
+	if !errors.Is(err, syscall.EAGAIN) {
+		return file, err
 	}
+	select {
+	case f.waiting <- struct{}{}:
+	default:
+		return nil, err
+	}
+	for waited := time.Duration(0); waited < leaseTime && errors.Is(err, syscall.EAGAIN); waited += leasePace {
+		time.Sleep(leasePace)
+		file, err = f.root.OpenFile(path, openFlags, 0)
+	}
+	<-f.waiting
+	return file, err
 }
 
 func failureOf(err error) *Failure {
