@@ -91,8 +91,10 @@ func (n *rig) healthy(client int, name string, want []byte, pace time.Duration) 
 	return time.Since(began)
 }
 
-// Files that hang, when they are opened or read, in octet or netascii, with options or without, keep
-// no other file from being served: neither the transfers that run nor new ones. Their clients are
+// Files that hang, when they are opened or read, in octet or netascii, with options or
+// without, keep
+// no other file from being served: neither the transfers that run nor new ones. Their
+// clients are
 // told within 7 s, threads are bounded, and the observer knows.
 func TestHangingFilesStopNoOthers(t *testing.T) {
 	for _, test := range []struct {
