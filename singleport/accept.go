@@ -35,22 +35,35 @@ func (s *shard) request(r *received, now int64) {
 		s.refuse(r, &req, ErrStopping, RefusedStopping, now)
 		return
 	}
-	pass, verdict := s.admit(r, &req, now)
+	key := s.keyOf(r.route.client, digest)
+	again := s.queue.again(key, now)
+	first := again || s.queue.count[networkOf(r.route.client.ip)] == 0
+	if !first || s.attempt(r, &req, mode, digest, again, now) == overRate {
+		s.wait(r, key, again, now)
+	} else if again {
+		s.queue.drop(key)
+	}
+}
+
+// attempt begins a transfer if it is admitted, and answers what is refused but for a network over
+// its rate. again says that the request repeats one that got no answer.
+func (s *shard) attempt(r *received, req *request, mode Mode, digest uint64, again bool, now int64) verdict {
+	pass, verdict := s.admit(r, req, again, now)
 	switch verdict {
 	case admitted:
-		if t != nil {
+		if t := s.clients[r.route.client]; t != nil {
 			s.end(t, ErrReplaced)
 		}
-		s.begin(r, &req, mode, digest, pass, now)
+		s.begin(r, req, mode, digest, pass, now).again = again
 	case overRate:
-		s.refused(r, RefusedRate)
 	case busy:
 		s.scratch = appendError(s.scratch[:0], ErrBusy)
 		s.send(&r.route, s.scratch, nil)
-		s.refusedRequest(r, &req, RefusedBusy)
+		s.refusedRequest(r, req, RefusedBusy)
 	default:
-		s.refusedRequest(r, &req, RefusedBusy)
+		s.refusedRequest(r, req, RefusedBusy)
 	}
+	return verdict
 }
 
 // lateCopy is an RRQ that repeats the one of a running transfer, or the one before it from the
@@ -88,8 +101,11 @@ func (s *shard) renew(t *Transfer, now int64) {
 }
 
 // admit asks the admission, and ends older transfers where that lets the request in.
-func (s *shard) admit(r *received, req *request, now int64) (pass, verdict) {
+func (s *shard) admit(r *received, req *request, again bool, now int64) (pass, verdict) {
 	from := networkOf(r.route.client.ip)
+	if !again && !s.server.admission.sparesFirst(from, now, req.largestAnswer()) {
+		return pass{}, overRate
+	}
 	pass, verdict := s.ask(from, req, now)
 	if (verdict == busy || verdict == crowded) && s.server.Active() >= s.server.config.MaxTransfers && s.makeRoom(from, now) {
 		return s.ask(from, req, now)
@@ -137,7 +153,10 @@ func (s *shard) askNeighbours(now int64) bool {
 // refuse answers a request that gets no transfer with e, unless its sender is over its rate.
 func (s *shard) refuse(r *received, req *request, e *Error, why Refusal, now int64) {
 	s.scratch = appendError(s.scratch[:0], e)
-	if !s.server.admission.draw(networkOf(r.route.client.ip), now, len(s.scratch)) {
+	from, key := networkOf(r.route.client.ip), s.keyOf(r.route.client, maphash.Bytes(s.seed, r.data))
+	may := s.queue.again(key, now) || s.server.admission.sparesERROR(from, now, len(s.scratch))
+	if !may || !s.server.admission.draw(from, now, len(s.scratch)) {
+		s.queue.note(key, now)
 		s.refused(r, RefusedRate)
 		return
 	}
@@ -150,7 +169,7 @@ func (s *shard) refusedRequest(r *received, req *request, why Refusal) {
 }
 
 // begin makes a transfer of a request and has the Handler answer it.
-func (s *shard) begin(r *received, req *request, mode Mode, digest uint64, pass pass, now int64) {
+func (s *shard) begin(r *received, req *request, mode Mode, digest uint64, pass pass, now int64) *Transfer {
 	t := &Transfer{
 		shard: s, route: r.route, name: string(req.name), mode: mode, digest: digest,
 		former: s.memory.former(s, r.route.client, now),
@@ -166,6 +185,7 @@ func (s *shard) begin(r *received, req *request, mode Mode, digest uint64, pass 
 	s.server.active.Add(1)
 	s.arm(t, now)
 	go s.open(t)
+	return t
 }
 
 // When a server is full, who waits is not only a matter of who came first: whoever holds

@@ -193,6 +193,41 @@ func (a *admission) admit(from network, now int64, answer int, oldest int64) (pa
 	return pass{}, crowded
 }
 
+// What is kept of a bucket and of a network's unconfirmed transfers for some, so that a flood in
+// the network's name does not take it.
+const (
+	// repeatPart of a bucket is for requests that repeat one that got no answer.
+	repeatPart = 8
+	// errorPart of a bucket is for these, and for OACKs and DATA, which clients acknowledge.
+	errorPart = 4
+	// heldPart of the unconfirmed transfers is for repeated requests.
+	heldPart = 4
+)
+
+// sparesFirst reports whether from may ask for a transfer with a request that repeats none, and
+// leave what is kept for others. answer is its largest first answer, bytes.
+func (a *admission) sparesFirst(from network, now int64, answer int) bool {
+	return a.spares(from, now, answer, repeatPart, a.maxHeld-a.maxHeld/heldPart)
+}
+
+// sparesRepeat does so for an answer that is repeated though its client did not ask.
+func (a *admission) sparesRepeat(from network, now int64, size int) bool {
+	return a.spares(from, now, size, repeatPart, a.maxHeld+1)
+}
+
+// sparesERROR does so for an ERROR that answers a request that repeats none.
+func (a *admission) sparesERROR(from network, now int64, size int) bool {
+	return a.spares(from, now, size, errorPart, a.maxHeld+1)
+}
+
+func (a *admission) spares(from network, now int64, size int, part int64, held uint32) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, b := a.find(from)
+	kept := (a.burst - a.weight(minBurst)) / part // none at the lowest rates
+	return b.held < held && a.fits(b, now, a.weight(int(from&0xff)+size)+kept)
+}
+
 // draw asks to send a network a datagram that no transfer stands behind: the ERROR of a WRQ
 // or an unknown mode.
 func (a *admission) draw(from network, now int64, size int) bool {

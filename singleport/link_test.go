@@ -103,6 +103,8 @@ type link struct {
 	lose func(toServer bool, n int, data []byte) bool
 	// see, if set, is shown each datagram that is sent.
 	see func(toServer bool, data []byte)
+	// sent, if set, is shown each datagram of the server, and to whom it goes.
+	sent func(to endpoint, data []byte)
 
 	ahead int // Config.Ahead of the server
 
@@ -466,6 +468,9 @@ func (l *link) leave(to route, data []byte) {
 			l.t.Errorf("an answer to %v leaves from %v", to.client.addrPort(), netip.AddrFrom16(to.local))
 		}
 		l.judge(to.client, data)
+		if l.sent != nil {
+			l.sent(to.client, data)
+		}
 		if !l.swallowed {
 			l.put(false, to, data)
 		}

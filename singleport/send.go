@@ -88,6 +88,10 @@ func (s *shard) answered(t *Transfer, now int64) {
 
 // charge asks whether an unconfirmed transfer may send size bytes.
 func (s *shard) charge(t *Transfer, size int, now int64) bool {
+	if t.datagrams > 0 && !t.confirmed && !t.again &&
+		!s.server.admission.sparesRepeat(networkOf(t.route.client.ip), now, size) {
+		return false
+	}
 	return s.server.admission.charge(&t.pass, now, size)
 }
 

@@ -49,13 +49,14 @@ type shard struct {
 	blocked     []*Transfer                          // wait for the socket
 	awaiting    bool                                 // for the socket to call resume
 	memory      memory
+	queue       queue
 
 	lookedForRoom int64 // see makeRoom
 	drained       int64 // when all that had arrived was read
 }
 
 func newShard(server *Server, socket socket) *shard {
-	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), clients: map[endpoint]*Transfer{}}
+	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), clients: map[endpoint]*Transfer{}, queue: newQueue()}
 	s.own = socket.addr().AddrPort().Addr().Unmap().WithZone("")
 	s.engine = newEngine(s)
 	s.takeBack = s.unsent
@@ -144,6 +145,7 @@ func (s *shard) receive(batch []received) {
 	for i := range batch {
 		s.take(&batch[i], now)
 	}
+	s.serveQueue(now)
 }
 
 func (s *shard) take(r *received, now int64) {
@@ -172,6 +174,9 @@ func (s *shard) take(r *received, now int64) {
 	case opERROR:
 		if t := s.clients[r.route.client]; t != nil {
 			message, _, _ := bytes.Cut(r.data[4:], []byte{0})
+			if t.datagrams > 0 {
+				s.server.admission.confirm(&t.pass) // it is where it says, as with an ACK
+			}
 			s.end(t, &ClientError{binary.BigEndian.Uint16(r.data[2:]), string(message[:min(len(message), maxClientMessage)])})
 		} else {
 			s.refused(r, RefusedStray)
@@ -206,12 +211,19 @@ func (s *shard) refused(r *received, why Refusal) {
 	s.server.config.Observer.Refused(r.route.client.addrPort(), "", why)
 }
 
-// schedule sets the shard's timer to its first transfer's.
+// schedule sets the shard's timer to its first transfer's, or to the next look at the queue.
 func (s *shard) schedule(now int64) {
-	if len(s.timers) == 0 || s.armed != 0 && s.armed <= s.timers[0].look {
+	next := int64(0)
+	if len(s.timers) > 0 {
+		next = s.timers[0].look
+	}
+	if look := s.queue.lookedAt + int64(queueLook); len(s.queue.requests) > 0 && (next == 0 || look < next) {
+		next = look
+	}
+	if next == 0 || s.armed != 0 && s.armed <= next {
 		return
 	}
-	s.armed = s.timers[0].look
+	s.armed = next
 	s.timer.set(time.Duration(max(s.armed-now, 0)))
 }
 
@@ -238,6 +250,7 @@ func (s *shard) expire() {
 	for t := s.timers.pop(now); t != nil; t = s.timers.pop(now) {
 		s.elapsed(t, now)
 	}
+	s.serveQueue(now)
 	s.flush()
 	s.schedule(now)
 }
@@ -266,7 +279,13 @@ func (s *shard) fail(t *Transfer, err error) {
 	answer := ErrRead
 	errors.As(err, &answer)
 	s.scratch = appendError(s.scratch[:0], answer)
-	if t.confirmed || t.datagrams < unconfirmedDatagrams && s.charge(t, len(s.scratch), s.server.now()) {
+	now := s.server.now()
+	switch {
+	case t.confirmed:
+		s.send(&t.route, s.scratch, nil)
+	case t.datagrams == 0 && !t.again && !s.server.admission.sparesERROR(networkOf(t.route.client.ip), now, len(s.scratch)):
+		s.queue.note(s.keyOf(t.route.client, t.digest), now)
+	case t.datagrams < unconfirmedDatagrams && s.charge(t, len(s.scratch), now):
 		s.send(&t.route, s.scratch, nil)
 	}
 	s.forget(t, err)

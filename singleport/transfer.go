@@ -15,6 +15,7 @@ type Transfer struct {
 	mode    Mode
 	options []wish
 	digest  uint64 // of the RRQ, to know it again
+	again   bool   // the RRQ repeats one that got no answer
 	former  uint64 // digest of the RRQ before it from the same port, 0 for none
 	began   int64  // monotonic nanoseconds, like every time here
 	route   route
