@@ -159,6 +159,7 @@ func TestHangingFilesStopNoOthers(t *testing.T) {
 					t.Errorf("the observer was told of %d clients, want %d", got, test.count)
 				}
 				time.Sleep(time.Second) // for its last ACK to arrive
+				synctest.Wait()
 				checkIdle(t, n.server.admission)
 			})
 		})
@@ -180,6 +181,7 @@ func TestHangingFilesAreBounded(t *testing.T) {
 		if active := n.server.Active(); active > maxHung+maxWaiting {
 			t.Errorf("%d transfers are left", active)
 		}
+		synctest.Wait()
 		checkIdle(t, n.server.admission)
 		close(d.healed)
 		d.healed = make(chan struct{})

@@ -30,15 +30,15 @@ const (
 
 // queue holds what waits, and remembers who asked in vain, in fixed room.
 type queue struct {
-	requests []queued // the oldest first
+	requests []queuedRequest // the oldest first
 	count    map[network]int
 	denied   map[network]bool // of one look
 	lookedAt int64
 	asked    [askedSets][askedWays]asked
 }
 
-// queued is an RRQ that waits.
-type queued struct {
+// queuedRequest is an RRQ that waits.
+type queuedRequest struct {
 	from  network
 	key   uint64
 	again bool // it repeats one that got no answer
@@ -103,7 +103,7 @@ func (s *shard) wait(r *received, key uint64, again bool, now int64) {
 		return
 	}
 	q.count[from]++
-	q.requests = append(q.requests, queued{from, key, again, until, r.route, bytes.Clone(r.data)})
+	q.requests = append(q.requests, queuedRequest{from, key, again, until, r.route, bytes.Clone(r.data)})
 	if len(q.requests) == 1 {
 		q.lookedAt = now
 		s.schedule(now)
@@ -132,7 +132,7 @@ func (s *shard) serveQueue(now int64) {
 }
 
 // stillWaits asks for one that waits, and reports whether it goes on waiting.
-func (s *shard) stillWaits(w *queued, now int64) bool {
+func (s *shard) stillWaits(w *queuedRequest, now int64) bool {
 	r := &received{w.route, w.data}
 	switch {
 	case w.until == 0 || s.server.stopping.Load() || s.clients[w.route.client] != nil:
@@ -160,7 +160,7 @@ func (q *queue) drop(key uint64) {
 	}
 }
 
-func (q *queue) find(key uint64) *queued {
+func (q *queue) find(key uint64) *queuedRequest {
 	for i := range q.requests {
 		if q.requests[i].key == key {
 			return &q.requests[i]

@@ -172,11 +172,13 @@ func TestFloodInARoomsName(t *testing.T) {
 				done := make(chan struct{})
 				var flooding sync.WaitGroup
 				began := time.Now()
+				n.mu.Lock()
 				n.sent = func(to endpoint, data []byte) {
 					if !own[to] {
 						drawn += ipv4Headers + len(data)
 					}
 				}
+				n.mu.Unlock()
 				flooding.Go(func() {
 					for i := 0; ; i++ {
 						select {
@@ -221,6 +223,8 @@ func TestFloodInARoomsName(t *testing.T) {
 				close(done)
 				flooding.Wait()
 				time.Sleep(10 * time.Second)
+				n.mu.Lock()
+				defer n.mu.Unlock()
 				most := 32768 + int(time.Since(began).Seconds()+1)*4096
 				t.Logf("of 30 clients %d were served on their first request, %d on their second; the forged requests drew %d bytes, at most %d", first, second, drawn, most)
 				if first+second != 30 {
