@@ -52,7 +52,11 @@ func reachable(host string) string {
 
 // ask sends RRQs, one each pace, until a DATA or an ERROR comes back or ctx is done.
 func ask(ctx context.Context, addr string, pace time.Duration) error {
-	conn, err := net.Dial("udp", addr)
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return err
+	}
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at))
 	if err != nil {
 		return err
 	}

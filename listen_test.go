@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -25,9 +26,20 @@ func TestResolve(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(ctx, 3*resolvePace/2)
 	defer cancel()
-	// No name of the DNS, so nobody is asked.
 	if _, _, err := resolve(short, "no..name:69"); err == nil || !strings.Contains(err.Error(), "no..name:69") {
 		t.Error(err)
+	}
+}
+
+func TestLookUp(t *testing.T) {
+	const table = "127.0.0.1\tlocalhost a # b\n# 10.0.0.1 a\n\nx a\n::1 localhost\r\nfe80::1%lo Link.local\n172.19.0.3 fly-global-services"
+	for name, want := range map[string]string{
+		"localhost": "[127.0.0.1 ::1]", "A": "[127.0.0.1]", "b": "[]", "#": "[]", "link.local": "[fe80::1%lo]",
+		"fly-global-services": "[172.19.0.3]", "fly": "[]", "127.0.0.1": "[]",
+	} {
+		if got := fmt.Sprint(lookUp(name, table)); got != want {
+			t.Errorf("%s: %s", name, got)
+		}
 	}
 }
 

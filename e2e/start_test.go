@@ -70,7 +70,6 @@ func TestStartFailures(t *testing.T) {
 func TestStartWithoutAddress(t *testing.T) {
 	t.Parallel()
 	testkit.SkipIfShort(t)
-	// No name of the DNS, so nobody is asked.
 	args := []string{"-root", testkit.PublicFolder(t), "-listen", "no..name:0"}
 	fails(t, args, "", 1, "no..name", "-listen")
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,12 +34,15 @@ type Server struct {
 // have ended: they read a file from a disk that does not answer.
 const stuckTime = 2 * time.Second
 
-// Listen binds every address, HOST:PORT in net.Listen's form for "udp" (:PORT is IPv4 and IPv6,
-// port 0 picks one).
+// Listen binds every address, HOST:PORT in numbers (:PORT is IPv4 and IPv6, port 0 picks one).
 func Listen(addrs []string, cfg Config) (*Server, error) {
 	var sockets []socket
 	for _, addr := range addrs {
-		opened, err := openSockets(addr, max(cfg.Sockets, 1))
+		at, err := parseAddr(addr)
+		var opened []socket
+		if err == nil {
+			opened, err = openSockets(at, max(cfg.Sockets, 1))
+		}
 		sockets = append(sockets, opened...)
 		if err != nil {
 			for _, s := range sockets {
@@ -48,6 +52,19 @@ func Listen(addrs []string, cfg Config) (*Server, error) {
 		}
 	}
 	return newServer(sockets, cfg), nil
+}
+
+func parseAddr(addr string) (*net.UDPAddr, error) {
+	port, wildcard := strings.CutPrefix(addr, ":")
+	if wildcard {
+		addr = "0.0.0.0:" + port
+	}
+	parsed, err := netip.ParseAddrPort(addr)
+	at := net.UDPAddrFromAddrPort(parsed)
+	if wildcard {
+		at.IP = nil // IPv6 as well, where the kernel has it
+	}
+	return at, err
 }
 
 // newServer returns a server on sockets, which Listen opens, and tests make.

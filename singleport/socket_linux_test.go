@@ -14,6 +14,18 @@ import (
 	"flytftp/internal/testkit"
 )
 
+func openOne(addr string) (*kernelSocket, error) {
+	at, err := parseAddr(addr)
+	if err != nil {
+		return nil, err
+	}
+	sockets, err := openSockets(at, 1)
+	if err != nil {
+		return nil, err
+	}
+	return sockets[0].(*kernelSocket), nil
+}
+
 // Windows arrive block by block, whether the kernel cuts them, or cannot, or refuses when it is
 // asked to.
 func TestSocketSendsWindows(t *testing.T) {
@@ -31,7 +43,7 @@ func TestSocketSendsWindows(t *testing.T) {
 			if c.mtu > 0 {
 				ownLoopback(t, c.mtu)
 			}
-			s, err := listen("127.0.0.1:0", false)
+			s, err := openOne("127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -108,7 +120,7 @@ func ownLoopback(t *testing.T, mtu int) {
 func TestSocketLocalAddress(t *testing.T) {
 	ownLoopback(t, 65536)
 	for _, c := range []struct{ listen, host string }{{"0.0.0.0:0", "127.0.0.7"}, {":0", "127.0.0.7"}, {":0", "::1"}} {
-		s, err := listen(c.listen, false)
+		s, err := openOne(c.listen)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -134,7 +146,7 @@ func TestSocketLocalAddress(t *testing.T) {
 		s.close()
 	}
 
-	s, err := listen("0.0.0.0:0", false)
+	s, err := openOne("0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,9 +178,23 @@ func next(t *testing.T, s *kernelSocket) received {
 
 // Several sockets share a port, but not with another server.
 func TestSocketsShareAPort(t *testing.T) {
-	sockets, err := openSockets("127.0.0.1:0", 3)
+	t.Run("lone address", func(t *testing.T) { share(t, "127.0.0.1:0") })
+	t.Run("every address", func(t *testing.T) { share(t, ":0") })
+}
+
+func share(t *testing.T, addr string) {
+	at, err := parseAddr(addr)
 	if err != nil {
 		t.Fatal(err)
+	}
+	sockets, err := openSockets(at, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range sockets {
+		if v6 := s.(*kernelSocket).v6; v6 != (at.IP == nil) {
+			t.Errorf("IPv6: %v", v6)
+		}
 	}
 	for _, s := range sockets {
 		defer s.close()
@@ -177,7 +203,7 @@ func TestSocketsShareAPort(t *testing.T) {
 		}
 	}
 	for _, count := range []int{1, 2} {
-		others, err := openSockets(sockets[0].addr().String(), count)
+		others, err := openSockets(sockets[0].addr(), count)
 		if err == nil {
 			t.Errorf("%d more sockets joined", count)
 		}
@@ -203,7 +229,7 @@ func (l *told) unreachable(client endpoint, quoted []byte) {
 // leave all the same.
 func TestSocketHearsOfClosedPorts(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
-		s, err := listen(addr, false)
+		s, err := openOne(addr)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +258,7 @@ func TestSocketHearsOfClosedPorts(t *testing.T) {
 // Datagrams may be cut on their way: some ROMs discard those that may not be.
 func TestSocketLetsDatagramsBeCut(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", ":0"} {
-		s, err := listen(addr, false)
+		s, err := openOne(addr)
 		if err != nil {
 			t.Fatal(err)
 		}

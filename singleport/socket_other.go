@@ -26,15 +26,15 @@ type queued struct {
 }
 
 // openSockets binds a socket to addr. Where several share a port is Linux's way alone.
-func openSockets(addr string, count int) ([]socket, error) {
+func openSockets(addr *net.UDPAddr, count int) ([]socket, error) {
 	if count > 1 {
 		return nil, errors.New("several sockets on one port need Linux: leave GOMAXPROCS unset")
 	}
-	conn, err := net.ListenPacket("udp", addr)
+	conn, err := net.ListenUDP("udp", addr)
 	if err != nil {
 		return nil, err
 	}
-	return []socket{&plainSocket{conn: conn.(*net.UDPConn)}}, nil
+	return []socket{&plainSocket{conn: conn}}, nil
 }
 
 func (s *plainSocket) addr() *net.UDPAddr { return s.conn.LocalAddr().(*net.UDPAddr) }
