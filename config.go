@@ -58,7 +58,7 @@ func options(c *config, getenv func(string) string) []option {
 	}
 	return []option{
 		{name: "listen", variable: "TFTP_LISTEN", initial: listen, shown: defaultListen + ", on Fly.io " + flyListen, values: "HOST:PORT,...",
-			meaning: "UDP addresses; :PORT is IPv4 and IPv6, port 0 picks a free one, a name is looked up in /etc/hosts", set: c.setListen},
+			meaning: "UDP addresses; :PORT is IPv4 and IPv6, port 0 picks one, names as in /etc/hosts", set: c.setListen},
 		{name: "root", variable: "TFTP_ROOT", initial: defaultRoot, values: "a folder",
 			meaning: "folder of the files that are served", set: c.setRoot},
 		{name: "allow", variable: "TFTP_ALLOW", initial: "default", values: "a list",

@@ -35,7 +35,8 @@ func TestGoneClientIsForgotten(t *testing.T) {
 		testkit.Must(t, err)
 		lived, err := time.ParseDuration(field(line, "duration"))
 		testkit.Must(t, err)
-		if again > 16 || lived > 3*time.Second {
+		// The ACK of block 1 tells of a loss if the window has more: that draws a burst as well.
+		if again > 24 || options == nil && again > 16 || lived > 3*time.Second {
 			t.Errorf("%q: forgotten after %v and %d blocks again", options, lived, again)
 		}
 	}
