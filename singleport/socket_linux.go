@@ -119,8 +119,8 @@ func openSockets(addr *net.UDPAddr, count int) ([]socket, error) {
 	return sockets, err
 }
 
-// listenShared binds a socket to at that others may join. net.ListenConfig could do that, but brings
-// along package net's resolver, which nothing here needs: 54 kB of the image.
+// listenShared binds a socket to at that others may join. net.ListenConfig could do that, but
+// brings along package net's resolver, which nothing here needs: 54 kB of the image.
 func listenShared(at unix.Sockaddr) (*net.UDPConn, error) {
 	family := unix.AF_INET
 	v6, isV6 := at.(*unix.SockaddrInet6)
