@@ -202,7 +202,7 @@ func TestLargeFileOn32Bit(t *testing.T) {
 	calls := filepath.Join(t.TempDir(), "calls")
 	d := startCommand(t, exec.Command(emulator, "-strace", "-D", calls, path, "-listen", "127.0.0.1:0", "-root", folder))
 	c := dial(t, d.addr)
-	want := fmt.Sprintf("\x00\x06tsize\x00%d\x00", size)
+	want := fmt.Sprintf("\x00\x06tsize\x00%d\x00", int64(size))
 	if got := c.ask(rrq("a.iso", "octet", "tsize", "0")); got != want {
 		t.Errorf("%q, want %q", got, want)
 	}

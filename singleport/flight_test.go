@@ -15,7 +15,7 @@ import (
 const usec, msec = time.Microsecond, time.Millisecond
 
 // away returns a path whose round trips take rtt and which is a wire of rate bit/s, both ways.
-func away(rtt time.Duration, rate int) path { return path{delay: rtt / 2, rate: rate} }
+func away(rtt time.Duration, rate int64) path { return path{delay: rtt / 2, rate: rate} }
 
 // The link that the others rely on: a wire takes its time, its queue and a network card hold what
 // they hold.
@@ -189,7 +189,7 @@ func TestEveryReceiverOverEveryPath(t *testing.T) {
 	losses := []float64{0, 0.01, 0.05, 0.1}
 	rtts := []time.Duration{100 * usec, 2 * msec, 20 * msec, 100 * msec, 300 * msec}
 	queues := []time.Duration{10 * msec, 100 * msec, 500 * msec}
-	rates := []int{128 * kbit, 2 * mbit, 100 * mbit, gbit}
+	rates := []int64{128 * kbit, 2 * mbit, 100 * mbit, gbit}
 	type figures struct {
 		mu            sync.Mutex
 		blocks, again [4]int // by loss
@@ -382,7 +382,7 @@ func TestTwentyMillisecondsAwayWithLoss(t *testing.T) {
 // its delay goes into the timer. A queue of less than 32 KB is printed alone.
 func TestNothingTwiceOverSlowLinks(t *testing.T) {
 	const least = 32_000 // bytes
-	for _, rate := range []int{512 * kbit, 2 * mbit, 20 * mbit} {
+	for _, rate := range []int64{512 * kbit, 2 * mbit, 20 * mbit} {
 		for _, queue := range []time.Duration{50 * msec, 100 * msec, 200 * msec, 500 * msec} {
 			t.Run(fmt.Sprintf("%d kbit/s, queue %v", rate/kbit, queue), func(t *testing.T) {
 				t.Parallel()
@@ -429,7 +429,7 @@ func TestManyShareASlowLink(t *testing.T) {
 				t.Parallel()
 				file := content(1 << 20)
 				inRig(t, map[string][]byte{"a": file}, generous, 1, func(t *testing.T, n *rig) {
-					p := away(20*msec, c.rate)
+					p := away(20*msec, int64(c.rate))
 					p.queue = 100 * msec
 					n.both(p)
 					began := time.Now()

@@ -32,7 +32,7 @@ const (
 type path struct {
 	loss, duplicate, reorder float64
 	delay                    time.Duration
-	rate                     int           // bit/s of the wire; 0 is without end
+	rate                     int64         // bit/s of the wire; 0 is without end
 	queue                    time.Duration // longer waits lose a datagram; 0 is no limit
 	acks                     int           // copies of each ACK arrive; 0 is 1
 	echo                     time.Duration // how much later than the one before each copy arrives
