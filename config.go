@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"flytftp/sandbox"
 	"flytftp/singleport"
 )
 
@@ -17,7 +18,7 @@ type config struct {
 	root        string
 	allow       allowList
 	limits      singleport.Config
-	user        string
+	user        sandbox.User
 	grace       time.Duration
 	healthcheck bool
 	version     bool
@@ -25,8 +26,8 @@ type config struct {
 
 // Defaults and bounds of the options that singleport does not name.
 const (
-	defaultListen = ":69"                    // IANA's port of TFTP, IPv4 and IPv6
-	flyListen     = "fly-global-services:69" // the only address that UDP answers may leave a Fly machine from
+	defaultListen = ":69"                    // IANA's port for TFTP, on IPv4 and IPv6
+	flyListen     = "fly-global-services:69" // a Fly machine's UDP answers must leave from there
 	defaultRoot   = "files"
 	defaultUser   = "65532:65532" // "nonroot" of distroless images
 	defaultGrace  = "4s"          // Fly.io kills after 5 s
@@ -34,19 +35,20 @@ const (
 	maxTransfers  = 100_000
 )
 
-// option is one flag with all that -h, the environment and the README say of it.
+// option is one flag, with all that -h, the environment and the README say about it.
 type option struct {
 	name     string
 	variable string // of the environment; empty where there is none
-	initial  string // the value that holds if nobody sets one
-	shown    string // how help names initial, where that is not its text
+	initial  string // the default
+	shown    string // how help names the default, where that is not its text
 	values   string // what may be set
 	meaning  string
 	set      func(string) error // nil for a switch
 	on       *bool              // what a switch sets
 }
 
-// options returns the table of options, which write to c. getenv tells whether this is a Fly machine.
+// options returns the table of options, which write to c. getenv tells whether this is a Fly
+// machine.
 func options(c *config, getenv func(string) string) []option {
 	listen := defaultListen
 	if getenv("FLY_APP_NAME") != "" {
@@ -63,6 +65,8 @@ func options(c *config, getenv func(string) string) []option {
 			"largest blksize granted, in bytes", &c.limits.MaxBlockSize),
 		number("max-windowsize", "TFTP_MAX_WINDOWSIZE", singleport.DefaultMaxWindowSize, 1, singleport.MaxWindowSize,
 			"largest windowsize granted, in blocks", &c.limits.MaxWindowSize),
+		number("ahead", "TFTP_AHEAD", singleport.DefaultAhead, 1, singleport.MaxAhead,
+			"blocks in flight ahead of their ACK; 1 is RFC 1350 and 7440 to the letter", &c.limits.Ahead),
 		number("max-transfers", "TFTP_MAX_TRANSFERS", singleport.DefaultMaxTransfers, 1, maxTransfers,
 			"transfers at a time; above it requests get ERROR 0", &c.limits.MaxTransfers),
 		number("rate", "TFTP_RATE", singleport.DefaultRate, 1, singleport.MaxRate,
@@ -120,9 +124,8 @@ func (c *config) setAllow(value string) (err error) {
 	return err
 }
 
-func (c *config) setUser(value string) error {
-	c.user = value
-	_, _, _, err := parseUser(value)
+func (c *config) setUser(value string) (err error) {
+	c.user, err = sandbox.ParseUser(value)
 	return err
 }
 
@@ -137,8 +140,8 @@ func (c *config) setGrace(value string) (err error) {
 // errHelp is parse's error for -h.
 var errHelp = errors.New("help")
 
-// parse reads the command line, and from the environment what the command line leaves out. An empty variable counts as not set,
-// because compose files cannot unset one.
+// parse reads the command line, and takes from the environment what the command line leaves out. An
+// empty variable counts as not set, because compose files cannot unset one.
 func parse(args []string, getenv func(string) string) (*config, error) {
 	c := new(config)
 	table := options(c, getenv)
@@ -163,8 +166,8 @@ func parse(args []string, getenv func(string) string) (*config, error) {
 	return c, nil
 }
 
-// parseFlags sets what args give and returns the names. It takes what package flag takes, -name value and -name=value with one dash
-// or two, for a tenth of its size.
+// parseFlags sets what args give and returns the names that it met. It takes the forms of package
+// flag, -name value and -name=value with one dash or two, for a tenth of its size.
 func parseFlags(args []string, table []option) (given map[string]bool, err error) {
 	given = map[string]bool{}
 	for len(args) > 0 {

@@ -27,8 +27,8 @@ func TestParse(t *testing.T) {
 	}{
 		{"", nil, func(c *config) bool {
 			return slices.Equal(c.listen, []string{":69"}) && c.root == "files" && c.allow[".efi"] && !c.allow[""] && !c.allow["*"] &&
-				c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
-				c.user == "65532:65532" && c.grace == 4*time.Second && !c.healthcheck && !c.version
+				c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.Ahead == 24 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
+				c.user.String() == "65532:65532" && c.grace == 4*time.Second && !c.healthcheck && !c.version
 		}},
 		{"", []string{"FLY_APP_NAME=x"}, func(c *config) bool { return slices.Equal(c.listen, []string{"fly-global-services:69"}) }},
 		{"", []string{"FLY_APP_NAME=x", "TFTP_LISTEN=:70"}, func(c *config) bool { return slices.Equal(c.listen, []string{":70"}) }},
@@ -38,18 +38,18 @@ func TestParse(t *testing.T) {
 			return slices.Equal(c.listen, []string{"127.0.0.1:0", "[::1]:7", "host:9"})
 		}},
 		{"-root /srv/tftp -allow txt,none -user root", nil, func(c *config) bool {
-			return c.root == "/srv/tftp" && c.allow[".txt"] && c.allow[""] && !c.allow[".efi"] && c.user == "root"
+			return c.root == "/srv/tftp" && c.allow[".txt"] && c.allow[""] && !c.allow[".efi"] && c.user.String() == "root"
 		}},
-		{"-max-blksize 512 -max-windowsize 1 -max-transfers 1 -rate 1 -grace 0s", nil, func(c *config) bool {
-			return c.limits.MaxBlockSize == 512 && c.limits.MaxWindowSize == 1 && c.limits.MaxTransfers == 1 && c.limits.Rate == 1 && c.grace == 0
+		{"-max-blksize 512 -max-windowsize 1 -ahead 1 -max-transfers 1 -rate 1 -grace 0s", nil, func(c *config) bool {
+			return c.limits.MaxBlockSize == 512 && c.limits.MaxWindowSize == 1 && c.limits.Ahead == 1 && c.limits.MaxTransfers == 1 && c.limits.Rate == 1 && c.grace == 0
 		}},
-		{"", []string{"TFTP_MAX_BLKSIZE=65464", "TFTP_MAX_WINDOWSIZE=65535", "TFTP_MAX_TRANSFERS=100000", "TFTP_RATE=1000000", "TFTP_GRACE=1h"},
+		{"", []string{"TFTP_MAX_BLKSIZE=65464", "TFTP_MAX_WINDOWSIZE=32767", "TFTP_AHEAD=1024", "TFTP_MAX_TRANSFERS=100000", "TFTP_RATE=1000000", "TFTP_GRACE=1h"},
 			func(c *config) bool {
-				return c.limits.MaxBlockSize == 65464 && c.limits.MaxWindowSize == 65535 && c.limits.MaxTransfers == 100000 &&
+				return c.limits.MaxBlockSize == 65464 && c.limits.MaxWindowSize == 32767 && c.limits.Ahead == 1024 && c.limits.MaxTransfers == 100000 &&
 					c.limits.Rate == 1000000 && c.grace == time.Hour
 			}},
 		{"", []string{"TFTP_ROOT=/a", "TFTP_ALLOW=*", "TFTP_USER=1:2"}, func(c *config) bool {
-			return c.root == "/a" && c.allow["*"] && c.user == "1:2"
+			return c.root == "/a" && c.allow["*"] && c.user.String() == "1:2"
 		}},
 		{"", []string{"TFTP_ROOT="}, func(c *config) bool { return c.root == "files" }},
 		{"-healthcheck -listen :70", nil, func(c *config) bool { return c.healthcheck && c.listen[0] == ":70" }},
@@ -90,8 +90,10 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-allow", ""}, "", "-allow"},
 		{[]string{"-max-blksize", "511"}, "", "from 512 to 65464"},
 		{[]string{"-max-blksize", "65465"}, "", "from 512 to 65464"},
-		{[]string{"-max-windowsize", "0"}, "", "from 1 to 65535"},
-		{[]string{"-max-windowsize", "65536"}, "", "from 1 to 65535"},
+		{[]string{"-max-windowsize", "0"}, "", "from 1 to 32767"},
+		{[]string{"-max-windowsize", "32768"}, "", "from 1 to 32767"},
+		{[]string{"-ahead", "0"}, "", "from 1 to 1024"},
+		{[]string{"-ahead", "1025"}, "", "from 1 to 1024"},
 		{[]string{"-max-transfers", "0"}, "", "from 1 to 100000"},
 		{[]string{"-max-transfers", "99999999999999999999"}, "", "from 1 to 100000"},
 		{[]string{"-rate", "1.5"}, "", "from 1 to 1000000"},
@@ -104,6 +106,7 @@ func TestParseRefuses(t *testing.T) {
 		{nil, "TFTP_ALLOW=.", "TFTP_ALLOW"},
 		{nil, "TFTP_MAX_BLKSIZE=511", "TFTP_MAX_BLKSIZE"},
 		{nil, "TFTP_MAX_WINDOWSIZE=0", "TFTP_MAX_WINDOWSIZE"},
+		{nil, "TFTP_AHEAD=0", "TFTP_AHEAD"},
 		{nil, "TFTP_MAX_TRANSFERS=0", "TFTP_MAX_TRANSFERS"},
 		{nil, "TFTP_RATE=0", "TFTP_RATE"},
 		{nil, "TFTP_GRACE=x", "TFTP_GRACE"},

@@ -8,11 +8,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxNameLength, in bytes, bounds a file name as the client sends it: the room that the BOOTP header and one DHCP option give a
+// maxNameLength, in bytes, bounds a file name as the client sends it. A DHCP option holds no longer
 // boot file name (RFC 2132 section 9.5).
 const maxNameLength = 255
 
-// Why a name is refused. The client learns none of it: it gets ERROR 2 whether the file exists or not.
+// Why a name is refused. The client learns none of it: it gets ERROR 2, whether the file exists or
+// not.
 var (
 	errNameEmpty    = errors.New("the name is empty")
 	errNameLong     = errors.New("the name is over 255 bytes")
@@ -23,13 +24,15 @@ var (
 	errNameHidden   = errors.New("an element of the name begins with a dot")
 )
 
-// resolveName turns the file name of an RRQ into a slash-separated path within the root that satisfies fs.ValidPath, or says why
-// it is refused. It is all that stands between a name and the disk besides os.Root, and touches neither.
+// resolveName turns the file name of an RRQ into a path within the root, or says why the name is
+// refused. The path is slash-separated and satisfies fs.ValidPath. resolveName touches no file: it
+// and os.Root are all that stands between a name and the disk.
 func resolveName(name string, allow allowList) (string, error) {
 	if len(name) > maxNameLength {
 		return "", errNameLong
 	}
-	// Some firmware pads the name that DHCP gave it with 0xFF, the end mark of DHCP options, or leaves a line end on it.
+	// Some firmware pads the name that DHCP gave it with 0xFF, the end mark of DHCP options, or
+	// leaves a line end on it.
 	for len(name) > 0 && isPadding(name[len(name)-1]) {
 		name = name[:len(name)-1]
 	}
@@ -70,24 +73,27 @@ func resolveName(name string, allow allowList) (string, error) {
 	return resolved, nil
 }
 
-// isPadding reports whether firmware may have appended b to a name. A NUL cannot come from there: it ends the name in the RRQ.
+// isPadding reports whether firmware may have appended b to a name. A NUL is no padding: it ends
+// the name in the RRQ.
 func isPadding(b byte) bool { return b == 0xFF || b != 0 && isControl(rune(b)) && b < 0x80 }
 
-// isControl is unicode.IsControl without the tables.
+// isControl is unicode.IsControl without its tables.
 func isControl(r rune) bool { return r < ' ' || 0x7F <= r && r < 0xA0 }
 
-// isSeparator reports whether r separates the elements of a name. Windows boot programs ask for \Boot\BCD.
+// isSeparator reports whether r separates the elements of a name. Windows boot programs ask for
+// \Boot\BCD.
 func isSeparator(r rune) bool { return r == '/' || r == '\\' }
 
-// allowList is the set of extensions that may be read, in lower case with their dot; "" allows names without an extension,
-// "*" every name.
+// allowList is the set of extensions that may be read, in lower case and with their dot. "" allows
+// names without an extension, "*" every name.
 type allowList map[string]bool
 
 func (a allowList) allows(resolved string) bool {
 	return a["*"] || a[lower(path.Ext(resolved))]
 }
 
-// lower is strings.ToLower for ASCII: an extension in other letters is only ever allowed as it is written.
+// lower is strings.ToLower for ASCII. Other letters of an extension must be written as -allow has
+// them.
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {
@@ -98,16 +104,20 @@ func lower(s string) string {
 	return string(b)
 }
 
-// defaultAllow is the value of -allow when nobody sets it: boot programs and what they load. Programs without an extension (vmlinuz,
-// memdisk, wimboot) need "none", which is left out because many a file that is nobody's business has none either: shadow, id_rsa.
+// defaultAllow is the default of -allow: boot programs and what they load. Programs without an
+// extension (vmlinuz, memdisk, wimboot) need "none". It is left out because many a secret has no
+// extension either: shadow, id_rsa.
 const defaultAllow = "" +
-	// PC boot programs: iPXE, PXELINUX and GRUB images, Windows' startrom.n12, wdsnbp.com and bootmgr.exe; .0 is pxelinux.0 and core.0.
+	// PC boot programs: iPXE, PXELINUX and GRUB images, Windows' startrom.n12, wdsnbp.com and
+	// bootmgr.exe. pxelinux.0 and core.0 end in .0.
 	".kpxe,.kkpxe,.kkkpxe,.pxe,.lkrn,.0,.n12,.com,.exe," +
-	// UEFI boot programs, and how Debian and Ubuntu name those they signed (shimx64.efi.signed).
+	// UEFI boot programs, and those that Debian and Ubuntu signed (shimx64.efi.signed).
 	".efi,.signed," +
-	// What these load next: Syslinux modules, GRUB modules, their lists, fonts and languages, menu pictures.
+	// What these load next: Syslinux modules, GRUB modules with their lists, fonts and languages,
+	// menu pictures.
 	".c32,.mod,.lst,.pf2,.mo,.png,.jpg," +
-	// Their configuration and scripts: menus, kernel command lines, answer files of installers, Ignition.
+	// Their configuration and scripts: menus, kernel command lines, answer files of installers,
+	// Ignition.
 	".cfg,.conf,.ipxe,.txt,.md,.ign,.xml," +
 	// Kernels, initial RAM disks and their compressed forms.
 	".bin,.img,.vmlinuz,.initrd,.cpio,.gz,.xz,.zst,.elf,.rd," +

@@ -17,8 +17,6 @@ import (
 type transfer interface {
 	Name() string
 	Client() netip.AddrPort
-	Mode() singleport.Mode
-	Send(r io.Reader, size int64) error
 	Stats() singleport.Stats
 }
 
@@ -27,33 +25,39 @@ type handler struct {
 	root  *os.Root
 	allow allowList
 	log   *journal
-	own   []netip.Addr // addresses that only this machine sends from
+	own   []netip.Addr // the bound addresses: only this machine sends from them
 }
 
-// answer serves one RRQ: name to path, path to open file, file to client, and one line in the log.
-func (h *handler) answer(t transfer) error {
+// answer answers one RRQ: name to path, path to open file. The file, or what refuses the request,
+// writes one line in the log.
+func (h *handler) answer(t transfer) (singleport.File, error) {
 	path, err := resolveName(t.Name(), h.allow)
 	if err != nil {
-		if t.Name() != "" || !h.isOwn(t.Client().Addr()) { // that is -healthcheck
+		if t.Name() != "" || !h.isOwn(t.Client().Addr()) { // else it is -healthcheck
 			h.log.refused("denied", t.Client(), "file=%+q client=%v why=%+q", t.Name(), t.Client(), err.Error())
 		}
-		return singleport.ErrAccess
+		return nil, singleport.ErrAccess
 	}
 	file, err := open(h.root, path)
 	if err != nil {
 		h.log.refused(outcome(err), t.Client(), "file=%+q client=%v why=%+q", path, t.Client(), err.Error())
-		return err
+		return nil, err
 	}
-	defer file.Close()
-	if t.Mode() == singleport.NetASCII {
-		// The engine reads 256 bytes at a time to convert them (pin/tftp netascii/netascii.go ToReader), and the size of the result
-		// is not known before.
-		err = t.Send(bufio.NewReader(file), -1)
-	} else {
-		err = t.Send(file, file.left)
-	}
-	h.log.ended(path, t, err)
-	return err
+	return &sentFile{wholeFile: file, log: h.log, path: path, transfer: t}, nil
+}
+
+// sentFile is the file of a transfer, whose end it writes to the log.
+type sentFile struct {
+	*wholeFile
+	log      *journal
+	path     string
+	transfer transfer
+}
+
+// Ended implements singleport.File.
+func (f *sentFile) Ended(err error) {
+	f.Close()
+	f.log.ended(f.path, f.transfer, err)
 }
 
 func (h *handler) isOwn(client netip.Addr) bool {
@@ -65,7 +69,7 @@ func (h *handler) isOwn(client netip.Addr) bool {
 	return client.IsLoopback()
 }
 
-// failure is why a file cannot be read: the client gets answer, why goes to the log alone.
+// failure is why a file cannot be read. The client gets answer; why goes to the log alone.
 type failure struct {
 	answer *singleport.Error
 	why    string
@@ -74,7 +78,7 @@ type failure struct {
 func (f *failure) Error() string { return f.why }
 func (f *failure) Unwrap() error { return f.answer }
 
-// outcome returns the words that begin a log line of a request that ended with err.
+// outcome returns the words that begin the log line of a request that ended with err.
 func outcome(err error) string {
 	switch {
 	case err == nil:
@@ -93,14 +97,14 @@ func outcome(err error) string {
 
 // open opens the regular file at path beneath root. Its errors are all *failure.
 func open(root *os.Root, path string) (*wholeFile, error) {
-	// O_NONBLOCK: to open a FIFO or a device would otherwise wait for its other end.
+	// Without O_NONBLOCK, opening a FIFO or a device would wait for its other end.
 	file, err := root.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, openFailure(err)
 	}
 	info, err := file.Stat()
 	if err == nil && info.Mode().IsRegular() {
-		return &wholeFile{file: file, left: info.Size(), modified: info.ModTime()}, nil
+		return &wholeFile{file: file, size: info.Size(), modified: info.ModTime()}, nil
 	}
 	file.Close()
 	if err != nil {
@@ -120,45 +124,54 @@ func openFailure(err error) *failure {
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
 		return &failure{singleport.ErrBusy, err.Error() + ": raise the limit (ulimit -n) or lower -max-transfers"}
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENXIO), errors.Is(err, syscall.ENODEV),
-		!fromSystem: // os.Root says that a link leaves the root
+		!fromSystem: // os.Root's own error: a link leaves the root
 		return &failure{singleport.ErrAccess, err.Error()}
 	}
 	return &failure{singleport.ErrRead, err.Error()}
 }
 
-// wholeFile reads a file as it was when it was opened: to the size that it had, and never so that a file which was
-// written to meanwhile looks whole at the other end. A file that was replaced by rename is read as it was.
+// wholeFile reads a file of the size that it had when it was opened. A file that is written to
+// meanwhile ends in an error, so that it never looks whole at the other end. A file that is
+// replaced by rename is read as it was.
 type wholeFile struct {
 	file     *os.File
-	left     int64 // bytes
+	size     int64 // bytes
 	modified time.Time
-	err      error // what every further Read returns
+	text     *bufio.Reader // of Read
 }
 
 func (f *wholeFile) Close() error { return f.file.Close() }
 
-func (f *wholeFile) Read(p []byte) (int, error) {
-	if f.err == nil && f.left == 0 {
-		f.err = io.EOF
-	}
-	if f.err != nil {
-		return 0, f.err
-	}
-	n, err := f.file.Read(p[:min(int64(len(p)), f.left)])
-	f.left -= int64(n)
+// Size implements singleport.File.
+func (f *wholeFile) Size() int64 { return f.size }
+
+// ReadAt implements singleport.File.
+func (f *wholeFile) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := f.file.ReadAt(p[:max(min(int64(len(p)), f.size-offset), 0)], offset)
 	switch {
 	case err == io.EOF:
-		f.err = &failure{singleport.ErrRead, "the file became shorter while it was sent"}
+		return 0, &failure{singleport.ErrRead, "the file became shorter while it was sent"}
 	case err != nil:
-		f.err = &failure{singleport.ErrRead, openFailure(err).why}
-	case f.left == 0:
-		// Before the last block leaves, because with it the client believes to have the whole file.
-		if info, err := f.file.Stat(); err != nil || !info.ModTime().Equal(f.modified) {
-			f.err = &failure{singleport.ErrRead, "the file was written to while it was sent; replace it by rename instead"}
-		}
+		return 0, &failure{singleport.ErrRead, openFailure(err).why}
+	case offset+int64(n) < f.size:
+		return n, nil
 	}
-	if f.err != nil {
-		return 0, f.err
+	// The check comes before the last block leaves: with that block the client takes the file for
+	// whole.
+	if info, err := f.file.Stat(); err != nil || !info.ModTime().Equal(f.modified) {
+		return 0, &failure{singleport.ErrRead, "the file was written to while it was sent; replace it by rename instead"}
+	}
+	if n < len(p) {
+		return n, io.EOF
 	}
 	return n, nil
+}
+
+// Read implements singleport.File. Netascii is read 256 bytes at a time (pin/tftp
+// netascii/netascii.go, ToReader).
+func (f *wholeFile) Read(p []byte) (int, error) {
+	if f.text == nil {
+		f.text = bufio.NewReader(io.NewSectionReader(f, 0, f.size))
+	}
+	return f.text.Read(p)
 }

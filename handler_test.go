@@ -17,36 +17,56 @@ import (
 	"flytftp/singleport"
 )
 
-// fakeTransfer takes what is sent as the engine would: a segment at a time.
+// fakeTransfer is a transfer whose file is read as the engine would: a segment at a time, and in
+// octet from any offset.
 type fakeTransfer struct {
 	name   string
 	mode   singleport.Mode
 	during func() // called after the first segment
-	fails  error  // what Send returns in place of its success
+	fails  error  // how the transfer ends if the file was read whole
 	sent   bytes.Buffer
-	size   int64
+	size   int64 // of the file; -1 if there was none
 }
 
 const segment = 16 << 10
 
 func (t *fakeTransfer) Name() string           { return t.name }
 func (t *fakeTransfer) Client() netip.AddrPort { return netip.MustParseAddrPort("192.0.2.7:2070") }
-func (t *fakeTransfer) Mode() singleport.Mode  { return t.mode }
 func (t *fakeTransfer) Stats() singleport.Stats {
 	return singleport.Stats{Bytes: int64(t.sent.Len()), BlockSize: 1468, WindowSize: 4, Retransmits: 2, Duration: 212345678}
 }
 
-func (t *fakeTransfer) Send(r io.Reader, size int64) error {
-	t.size = size
+// run has h answer the transfer and reads the file. It returns how the transfer ended.
+func (t *fakeTransfer) run(h *handler) error {
+	t.size = -1
+	file, err := h.answer(t)
+	if err != nil {
+		return err
+	}
+	t.size = file.Size()
+	if err = t.read(file); err == nil {
+		err = t.fails
+	}
+	file.Ended(err)
+	return err
+}
+
+func (t *fakeTransfer) read(file singleport.File) error {
 	buffer := make([]byte, segment)
+	var text io.Reader
+	if t.mode == singleport.NetASCII {
+		text = file
+	} else {
+		text = io.NewSectionReader(file, 0, file.Size())
+	}
 	for {
-		n, err := io.ReadFull(r, buffer)
+		n, err := io.ReadFull(text, buffer)
 		if err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
 			t.sent.Write(buffer[:n])
 		}
 		switch {
 		case err == io.EOF || err == io.ErrUnexpectedEOF:
-			return t.fails
+			return nil
 		case err != nil:
 			return err
 		}
@@ -123,16 +143,16 @@ func TestAnswer(t *testing.T) {
 		{"zero.bin", "", singleport.ErrAccess},
 		{"", "", singleport.ErrAccess},
 	} {
-		f := &fakeTransfer{name: c.name, mode: singleport.Octet, size: -2}
-		err := h.answer(f)
+		f := &fakeTransfer{name: c.name, mode: singleport.Octet}
+		err := f.run(h)
 		if f.sent.String() != c.want || !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
 			t.Errorf("%q: sent %q, %v; want %q, %v", c.name, f.sent.String(), err, c.want, c.err)
 		}
 		if c.err == nil && f.size != int64(len(c.want)) {
 			t.Errorf("%q: size %d", c.name, f.size)
 		}
-		if c.err != nil && f.size != -2 {
-			t.Errorf("%q: something was sent", c.name)
+		if c.err != nil && f.size != -1 {
+			t.Errorf("%q: there is a file", c.name)
 		}
 	}
 	lines := log()
@@ -159,7 +179,8 @@ func TestAnswerSpecialFiles(t *testing.T) {
 	defer syscall.Close(socket)
 	testkit.Must(t, syscall.Bind(socket, &syscall.SockaddrUnix{Name: folder + "/socket.txt"}))
 	names := []string{"fifo.txt", "folder.txt", "socket.txt"}
-	// Only root may make a device, and not in every container; a FIFO takes the same way through open.
+	// Only root may make a device, and not in every container. A FIFO takes the same way through
+	// open.
 	if syscall.Mknod(folder+"/zero.bin", syscall.S_IFCHR|0o644, 1<<8|5) == nil {
 		names = append(names, "zero.bin")
 	}
@@ -170,14 +191,15 @@ func TestAnswerSpecialFiles(t *testing.T) {
 		}
 		return len(entries)
 	}
-	for _, name := range names { // once before counting: the runtime opens its poller with the first FIFO
-		h.answer(&fakeTransfer{name: name})
+	// Once before counting: the runtime opens its poller with the first FIFO.
+	for _, name := range names {
+		(&fakeTransfer{name: name}).run(h)
 	}
 	before := descriptors()
 	for range 20 {
 		for _, name := range names {
-			f := &fakeTransfer{name: name, size: -2}
-			if err := h.answer(f); !errors.Is(err, singleport.ErrAccess) || f.size != -2 {
+			f := &fakeTransfer{name: name}
+			if err := f.run(h); !errors.Is(err, singleport.ErrAccess) || f.size != -1 {
 				t.Fatalf("%s: %v, size %d", name, err, f.size)
 			}
 		}
@@ -192,12 +214,13 @@ func TestAnswerNetASCII(t *testing.T) {
 	content := testkit.Pattern(3*segment + 17)
 	testkit.WriteFile(t, folder+"/a.txt", content)
 	f := &fakeTransfer{name: "a.txt", mode: singleport.NetASCII}
-	if err := h.answer(f); err != nil || f.size != -1 || !bytes.Equal(f.sent.Bytes(), content) {
+	if err := f.run(h); err != nil || !bytes.Equal(f.sent.Bytes(), content) {
 		t.Errorf("%v, size %d, %d bytes", err, f.size, f.sent.Len())
 	}
 }
 
-// What happens to a file while it is sent: the client has it whole as it was, or an error before the last block.
+// A file that changes while it is sent arrives whole as it was, or ends in an error before the last
+// block.
 func TestAnswerChangedFile(t *testing.T) {
 	path := "a.img"
 	whole := func(size int) []byte { return testkit.Pattern(size) }
@@ -226,10 +249,10 @@ func TestAnswerChangedFile(t *testing.T) {
 				h, folder, log := newHandler(t)
 				full := filepath.Join(folder, path)
 				testkit.WriteFile(t, full, whole(size))
-				// Older than any write of the test, whatever the resolution of the file system's clock.
+				// Older than any write of the test, however coarse the file system's clock is.
 				testkit.Must(t, os.Chtimes(full, time.Time{}, time.Unix(1e9, 0)))
 				f := &fakeTransfer{name: path, mode: mode, during: func() { testkit.Must(t, c.change(full)) }}
-				err := h.answer(f)
+				err := f.run(h)
 				switch {
 				case !c.fails && (err != nil || !bytes.Equal(f.sent.Bytes(), whole(size))):
 					t.Errorf("%d bytes, %s, %s: %v after %d bytes", size, mode, c.what, err, f.sent.Len())
@@ -244,21 +267,31 @@ func TestAnswerChangedFile(t *testing.T) {
 	}
 }
 
-// An error of a Read stays: a second Read never looks like the end of the file.
-func TestWholeFileErrorStays(t *testing.T) {
-	_, folder, _ := newHandler(t)
-	testkit.WriteFile(t, folder+"/a.txt", testkit.Pattern(100))
-	root, err := os.OpenRoot(folder)
-	testkit.Must(t, err)
-	defer root.Close()
-	file, err := open(root, "a.txt")
+// An error of a file stays: what is read again never looks like its end, and any part of a whole
+// file can be read again.
+func TestWholeFileAgain(t *testing.T) {
+	h, folder, _ := newHandler(t)
+	content := testkit.Pattern(100)
+	testkit.WriteFile(t, folder+"/a.txt", content)
+	file, err := open(h.root, "a.txt")
 	testkit.Must(t, err)
 	defer file.Close()
+	part := make([]byte, 60)
+	for _, offset := range []int64{0, 40, 10, 40} {
+		if n, err := file.ReadAt(part, offset); n != 60 || err != nil || !bytes.Equal(part, content[offset:][:60]) {
+			t.Errorf("at %d: %d bytes, %v", offset, n, err)
+		}
+	}
+	if n, err := file.ReadAt(part, 70); n != 30 || err != io.EOF {
+		t.Errorf("over the end: %d bytes, %v", n, err)
+	}
 	testkit.Must(t, os.Truncate(folder+"/a.txt", 50))
 	for range 3 {
-		n, err := io.ReadFull(file, make([]byte, 100))
-		if !errors.Is(err, singleport.ErrRead) || n > 50 {
-			t.Errorf("%d, %v", n, err)
+		if n, err := file.ReadAt(part, 40); !errors.Is(err, singleport.ErrRead) || n != 0 {
+			t.Errorf("at 40 of 50: %d, %v", n, err)
+		}
+		if n, err := io.ReadFull(file, make([]byte, 100)); !errors.Is(err, singleport.ErrRead) || n > 50 {
+			t.Errorf("as text: %d, %v", n, err)
 		}
 	}
 }
@@ -270,9 +303,7 @@ func TestOutcome(t *testing.T) {
 		singleport.ErrTimedOut, singleport.ErrReplaced, singleport.ErrStopped,
 		&singleport.ClientError{Code: 8, Message: "User aborted\x1b[2J"}, errors.New("another"),
 	} {
-		if got := h.answer(&fakeTransfer{name: "a.txt", mode: singleport.Octet, fails: err}); !errors.Is(got, err) {
-			t.Errorf("%v became %v", err, got)
-		}
+		(&fakeTransfer{name: "a.txt", mode: singleport.Octet, fails: err}).run(h)
 	}
 	const figures = ` file="a.txt" client=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms why=`
 	want := "timed out" + figures + `"no answer from the client"` + "\n" +
@@ -315,7 +346,7 @@ func TestOpenFailure(t *testing.T) {
 func TestHealthcheckLeavesNoLine(t *testing.T) {
 	h, _, log := newHandler(t)
 	h.own = []netip.Addr{netip.MustParseAddr("192.0.2.7")}
-	if err := h.answer(&fakeTransfer{}); !errors.Is(err, singleport.ErrAccess) {
+	if err := new(fakeTransfer).run(h); !errors.Is(err, singleport.ErrAccess) {
 		t.Error(err)
 	}
 	if lines := log(); lines != "" {

@@ -10,16 +10,18 @@ import (
 )
 
 const (
-	checkTime = 2800 * time.Millisecond // container engines wait 3 s and more
+	checkTime = 2800 * time.Millisecond // container engines wait at least 3 s
 	checkPace = 700 * time.Millisecond  // until an unanswered RRQ is sent again
 )
 
-// checkRequest asks for the empty name, which every server refuses: an answer costs no file and no transfer.
+// checkRequest is an RRQ for the empty name. The server refuses that before it touches the disk, so
+// the check opens no file, and an empty folder is healthy too.
 var checkRequest = []byte("\x00\x01\x00octet\x00")
 
-// healthcheck returns nil when a TFTP server answers at every address of -listen.
-func healthcheck(addrs []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
+// healthcheck returns nil if a TFTP server answers at every address of -listen before limit is
+// over. An unanswered RRQ is sent again after pace.
+func healthcheck(addrs []string, limit, pace time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	for _, addr := range addrs {
 		host, port, err := resolve(ctx, addr)
@@ -29,14 +31,14 @@ func healthcheck(addrs []string) error {
 		if port == "0" {
 			return fmt.Errorf("cannot ask at %s: -healthcheck needs the port that the server was given", addr)
 		}
-		if err := ask(ctx, net.JoinHostPort(reachable(host), port)); err != nil {
+		if err := ask(ctx, net.JoinHostPort(reachable(host), port), pace); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reachable returns the loopback address for a wildcard one.
+// reachable returns the host to ask for a server that is bound to host: loopback for a wildcard.
 func reachable(host string) string {
 	ip, err := netip.ParseAddr(host)
 	switch {
@@ -48,8 +50,8 @@ func reachable(host string) string {
 	return host
 }
 
-// ask sends RRQs until DATA or ERROR comes back or ctx is done.
-func ask(ctx context.Context, addr string) error {
+// ask sends RRQs, one each pace, until a DATA or an ERROR comes back or ctx is done.
+func ask(ctx context.Context, addr string, pace time.Duration) error {
 	conn, err := net.Dial("udp", addr)
 	if err != nil {
 		return err
@@ -57,14 +59,14 @@ func ask(ctx context.Context, addr string) error {
 	defer conn.Close()
 	answer := make([]byte, 1024)
 	for {
-		next := time.Now().Add(checkPace)
+		next := time.Now().Add(pace)
 		conn.Write(checkRequest)
 		conn.SetReadDeadline(next)
 		n, err := conn.Read(answer)
 		if err == nil && isAnswer(answer[:n]) {
 			return nil
 		}
-		// A refused port answers at once with an error: the server may be about to start.
+		// A closed port fails at once, and the server may be about to start.
 		select {
 		case <-time.After(time.Until(next)):
 		case <-ctx.Done():
@@ -73,7 +75,8 @@ func ask(ctx context.Context, addr string) error {
 	}
 }
 
-// isAnswer reports whether b is DATA or ERROR (RFC 1350 section 5).
+// isAnswer reports whether b is a DATA or an ERROR (RFC 1350 section 5). An ERROR of any code will
+// do: a busy server is alive.
 func isAnswer(b []byte) bool {
 	if len(b) < 4 {
 		return false

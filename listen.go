@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -13,7 +16,8 @@ import (
 )
 
 const (
-	// resolveTime is how long a start waits for a host name: fly-global-services may appear after the machine has started.
+	// resolveTime is how long a start waits for a host name: fly-global-services may appear after
+	// the machine has started. resolvePace lies between two attempts.
 	resolveTime = 5 * time.Second
 	resolvePace = 200 * time.Millisecond
 )
@@ -42,7 +46,8 @@ func bind(addrs []string, limits singleport.Config) (*singleport.Server, error) 
 	return server, err
 }
 
-// resolve splits HOST:PORT and, where the host is a name, asks for its address until ctx is done.
+// resolve splits HOST:PORT. A host that is a name is looked up until it has an address or ctx is
+// done.
 func resolve(ctx context.Context, addr string) (host, port string, err error) {
 	host, port, err = net.SplitHostPort(addr)
 	if err != nil || host == "" {
@@ -64,7 +69,7 @@ func resolve(ctx context.Context, addr string) (host, port string, err error) {
 	}
 }
 
-// preferIPv4 chooses as the net package does where it takes one address of a name.
+// preferIPv4 chooses one address of a name, as package net does: the first of IPv4 if there is one.
 func preferIPv4(ips []netip.Addr) netip.Addr {
 	for _, ip := range ips {
 		if ip.Unmap().Is4() {
@@ -72,4 +77,33 @@ func preferIPv4(ips []netip.Addr) netip.Addr {
 		}
 	}
 	return ips[0]
+}
+
+// takeProcessors returns the number of sockets for each address: one for each processor that the
+// variable GOMAXPROCS asks for. Without it there is one of each, which costs the least CPU time for
+// a byte.
+func takeProcessors() int {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+// joinAddrs returns the addresses in the form that -listen takes.
+func joinAddrs(addrs []net.Addr) string {
+	var texts []string
+	for _, addr := range addrs {
+		texts = append(texts, addr.String())
+	}
+	return strings.Join(texts, ",")
+}
+
+// ownAddrs returns the addresses that are bound. A client that asks from one of them is on this
+// machine.
+func ownAddrs(addrs []net.Addr) []netip.Addr {
+	var own []netip.Addr
+	for _, addr := range addrs {
+		own = append(own, addr.(*net.UDPAddr).AddrPort().Addr())
+	}
+	return own
 }

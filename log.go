@@ -10,36 +10,53 @@ import (
 	"flytftp/singleport"
 )
 
-// Bounds of the log, so that neither a flood of requests nor a reader that stopped reading can hurt the server.
+// Bounds of the log: neither a flood of requests nor a reader that has stopped reading may hurt the
+// server.
 const (
-	maxPending      = 64 << 10         // bytes that wait for a slow reader; more are counted and lost
-	sumInterval     = 10 * time.Second // after which what was not written is summed up
-	linesPerNetwork = 20               // lines of one event and source prefix in an interval
-	linesOfAll      = 200              // lines of refusals and failures in an interval
-	maxSums         = 128              // pairs of event and source prefix that are counted apart, 30 KiB at most
-	fewStrays       = 16               // that are not worth a line: clients acknowledge ERRORs, and twice what came twice
-	panicStacks     = 10               // stacks that are written in the life of the process
+	// maxPending, in bytes, may wait for a slow reader. Further lines are lost, and counted.
+	maxPending = 64 << 10
+
+	// sumInterval lies between two sums of what was suppressed.
+	sumInterval = 10 * time.Second
+
+	// linesPerNetwork is how many lines one event may have for one network in an interval,
+	// linesOfAll how many all refusals and failures may have together.
+	linesPerNetwork = 20
+	linesOfAll      = 200
+
+	// maxSums pairs of event and network are counted apart, in 30 KiB at most.
+	maxSums = 128
+
+	// fewStrays is how many stray datagrams of one network are worth a line. Fewer are no news:
+	// clients acknowledge ERRORs, and acknowledge twice what came twice.
+	fewStrays = 16
+
+	// panicStacks is how many stacks are written in the life of the process.
+	panicStacks = 10
 )
 
-// journal writes the log: one line an event, words, then key=value. Whatever comes from the network or the disk is
-// written with %+q, which leaves printable ASCII only.
+// journal writes the log: one line for each event, words first, then key=value. Everything from the
+// network or the disk is written with %+q, which leaves only printable ASCII. docs/log.md names
+// every word and key.
 type journal struct {
 	w    io.Writer
 	wake chan struct{}
 	quit chan struct{}
 	done chan struct{}
 
-	mu      sync.Mutex // never held while w is written to: the goroutine that reads the socket takes it
+	// mu is never held while w is written to: the goroutines that read the sockets take it.
+	mu      sync.Mutex
 	pending []byte
 	lost    int // lines
 	sums    map[counted]*sum
 	since   time.Time   // when the first of sums was counted
 	timer   *time.Timer // runs while there are sums
-	lines   int         // of refusals since then
+	lines   int         // of refusals and failures since then
 	panics  int
 }
 
-// counted is what refusals are counted by. The zero network is everybody who found no room in the map.
+// counted is what refusals are counted by. The zero network stands for all that found no room in
+// the map.
 type counted struct {
 	event   string
 	network netip.Prefix
@@ -60,7 +77,7 @@ func newJournal(w io.Writer) *journal {
 	return j
 }
 
-// close writes what is left, unless the reader does not take it within a second.
+// close writes what is left. It gives up after a second if the reader does not take it.
 func (j *journal) close() {
 	j.sumUp()
 	close(j.quit)
@@ -115,7 +132,8 @@ func (j *journal) append(words, format string, args []any) {
 // ended reports a transfer whose file was opened.
 func (j *journal) ended(path string, t transfer, err error) {
 	s := t.Stats()
-	const format = "file=%+q client=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms" // a Duration's text is not always ASCII
+	// The text of a time.Duration is not always ASCII.
+	const format = "file=%+q client=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms"
 	args := []any{path, t.Client(), s.Bytes, s.BlockSize, s.WindowSize, s.Retransmits, s.Duration.Seconds() * 1e3}
 	if err == nil {
 		j.printf("sent "+format, args...)
@@ -124,8 +142,8 @@ func (j *journal) ended(path string, t transfer, err error) {
 	j.refused(outcome(err), t.Client(), format+" why=%+q", append(args, err.Error())...)
 }
 
-// refused reports what ended without a whole file: a line while the event is rare, a count of it when it is not or when format
-// is empty.
+// refused reports what ended without a whole file: with a line while the event is rare, else with a
+// count. An empty format only counts.
 func (j *journal) refused(event string, client netip.AddrPort, format string, args ...any) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -151,7 +169,7 @@ func (j *journal) refused(event string, client netip.AddrPort, format string, ar
 	j.append(event+" ", format, args)
 }
 
-// sumUp writes and forgets what was counted.
+// sumUp writes what was counted, and begins to count anew.
 func (j *journal) sumUp() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -175,7 +193,8 @@ func (j *journal) sumUp() {
 
 var strayEvent = singleport.RefusedStray.String()
 
-// Refused implements singleport.Observer. What a client can send without end and nobody needs to see singly is counted alone.
+// Refused implements singleport.Observer. Datagrams that anyone can send without end, and that
+// nobody needs to see one by one, are only counted.
 func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Refusal) {
 	switch why {
 	case singleport.RefusedWrite:
@@ -193,7 +212,7 @@ func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Ref
 	}
 }
 
-// Panicked implements singleport.Observer.
+// Panicked implements singleport.Observer. Only the first panics are written with their stack.
 func (j *journal) Panicked(value any, stack []byte) {
 	j.mu.Lock()
 	j.panics++

@@ -29,7 +29,7 @@ func TestJournalEscapes(t *testing.T) {
 	j.Refused(testClient, name, singleport.RefusedBusy)
 	j.Panicked(name, []byte("main.f()\n\tmain.go:1\n"))
 	h := &handler{log: j, allow: mustAllow(t, "*")}
-	h.answer(&fakeTransfer{name: name})
+	(&fakeTransfer{name: name}).run(h)
 	j.ended(name, &fakeTransfer{}, nil)
 	j.ended(name, &fakeTransfer{}, &singleport.ClientError{Message: name})
 	j.close()
@@ -107,7 +107,8 @@ func TestJournalSumsUp(t *testing.T) {
 	})
 }
 
-// However many sources there are, the lines of an interval and the memory are bounded, and every event is counted.
+// However many sources there are, the lines of an interval and the memory are bounded, and every
+// event is counted.
 func TestJournalManySources(t *testing.T) {
 	var out bytes.Buffer
 	j := newJournal(&out)

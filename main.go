@@ -6,15 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
-	"net/netip"
 	"os"
 	"os/signal"
-	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
+	"flytftp/sandbox"
 	"flytftp/singleport"
 )
 
@@ -33,7 +30,7 @@ func main() {
 		fmt.Println("flytftp", version)
 		return
 	case c.healthcheck:
-		err = healthcheck(c.listen)
+		err = healthcheck(c.listen, checkTime, checkPace)
 	default:
 		err = run(c)
 	}
@@ -47,23 +44,23 @@ func exit(status int, err error) {
 	os.Exit(status)
 }
 
-// run serves until SIGINT or SIGTERM. Every step may fail, and leaves nothing half started.
+// run serves until SIGINT or SIGTERM. A step that fails leaves nothing half started.
 func run(c *config) error {
 	log := newJournal(os.Stderr)
 	defer log.close()
 
-	// A log whose reader went away must not end the server.
+	// A log whose reader has gone must not end the server.
 	signal.Ignore(syscall.SIGPIPE)
 
-	// The root before the ports: a wrong path is the commonest mistake. From here on it is the folder that was opened,
-	// whatever its path comes to name.
+	// The root comes before the ports: a wrong path is the commonest mistake. From here on the open
+	// folder is served, whatever its path comes to name.
 	root, err := openRoot(c.root)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 
-	// The ports while the process may still be root's.
+	// The ports come while the process may still be root: ports below 1024 need it.
 	c.limits.Sockets = takeProcessors()
 	c.limits.Observer = log
 	server, err := bind(c.listen, c.limits)
@@ -72,19 +69,19 @@ func run(c *config) error {
 	}
 
 	// Nothing after the bind needs root, and no datagram has been read yet.
-	report, err := dropPrivileges(c.user)
+	report, err := sandbox.DropPrivileges(c.user)
 	if err != nil {
 		return err
 	}
 	log.printf("%s", report)
 
-	// Once more, because the user may not be able to read what root could.
+	// The folder is tried again: the new user may be unable to read what root could.
 	if err := readable(root); err != nil {
 		return err
 	}
 
-	// The fences last: they forbid what the steps before did.
-	reports, err := fence(root)
+	// The fences come last: they forbid what the steps above did.
+	reports, err := sandbox.Fence(root)
 	if err != nil {
 		return err
 	}
@@ -92,17 +89,21 @@ func run(c *config) error {
 		log.printf("%s", report)
 	}
 
-	// Signals before the line that others wait for. Until here the default action holds: a stop ends us at once.
+	// Signals are caught before the line that supervisors wait for. Until here the default action
+	// holds: a signal ends the process at once.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 
-	log.printf("serving listen=%s root=%+q max-blksize=%d max-windowsize=%d max-transfers=%d rate=%d version=%+q",
-		joinAddrs(server.Addrs()), c.root, c.limits.MaxBlockSize, c.limits.MaxWindowSize, c.limits.MaxTransfers, c.limits.Rate, version)
+	if room := server.SendRoom(); 0 < room && room < singleport.BufferSize {
+		log.printf("send buffer size=%d wanted=%d why=%+q", room, singleport.BufferSize, "net.core.wmem_max is small")
+	}
+	log.printf("serving listen=%s root=%+q max-blksize=%d max-windowsize=%d ahead=%d max-transfers=%d rate=%d version=%+q",
+		joinAddrs(server.Addrs()), c.root, c.limits.MaxBlockSize, c.limits.MaxWindowSize, c.limits.Ahead, c.limits.MaxTransfers, c.limits.Rate, version)
 	h := &handler{root: root, allow: c.allow, log: log, own: ownAddrs(server.Addrs())}
 	return serve(server, h, c.grace, signals)
 }
 
-// openRoot opens the folder that is served.
+// openRoot opens the folder that is served. Its errors say what to do.
 func openRoot(path string) (*os.Root, error) {
 	root, err := os.OpenRoot(path)
 	if err == nil {
@@ -117,7 +118,7 @@ func openRoot(path string) (*os.Root, error) {
 	return nil, unreadable(path, err)
 }
 
-// readable returns an error if the process may not list the folder or open what is in it.
+// readable returns an error unless the process may list the folder and look up names in it.
 func readable(root *os.Root) error {
 	folder, err := root.Open(".")
 	if err != nil {
@@ -133,39 +134,12 @@ func unreadable(path string, err error) error {
 	return fmt.Errorf("user %d cannot read the folder %+q: %w: allow it (chmod -R a+rX) or choose another -user or -root", os.Geteuid(), path, err)
 }
 
-// takeProcessors returns the number of sockets for each address: one for each processor that GOMAXPROCS asks for. Without it
-// there is one of each, which needs the least CPU time for a byte.
-func takeProcessors() int {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(1)
-	}
-	return runtime.GOMAXPROCS(0)
-}
-
-// joinAddrs returns the addresses as -listen takes them.
-func joinAddrs(addrs []net.Addr) string {
-	var texts []string
-	for _, addr := range addrs {
-		texts = append(texts, addr.String())
-	}
-	return strings.Join(texts, ",")
-}
-
-// ownAddrs returns the addresses that can only be this machine's own when they are a client's.
-func ownAddrs(addrs []net.Addr) []netip.Addr {
-	var own []netip.Addr
-	for _, addr := range addrs {
-		own = append(own, addr.(*net.UDPAddr).AddrPort().Addr())
-	}
-	return own
-}
-
-// serve answers requests until the first signal, and then gives running transfers the time of grace. The second signal
-// takes that time back.
+// serve answers requests until the first signal. Then running transfers have the time of grace,
+// which the second signal ends.
 func serve(server *singleport.Server, h *handler, grace time.Duration, signals <-chan os.Signal) error {
 	ended := make(chan error, 1)
 	go func() {
-		ended <- server.Serve(func(t *singleport.Transfer) error { return h.answer(t) })
+		ended <- server.Serve(func(t *singleport.Transfer) (singleport.File, error) { return h.answer(t) })
 	}()
 	select {
 	case err := <-ended:

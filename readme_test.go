@@ -2,17 +2,20 @@ package main
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io/fs"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"flytftp/internal/testkit"
 	"flytftp/singleport"
@@ -33,9 +36,9 @@ func TestReadmeOptionTable(t *testing.T) {
 	}
 }
 
-func TestReadmeExtensions(t *testing.T) {
+func TestDocsExtensions(t *testing.T) {
 	var got []string
-	for _, span := range testkit.CodeSpans(testkit.ReadSection(t, "README.md", "### Extensions")) {
+	for _, span := range testkit.CodeSpans(testkit.ReadSection(t, "docs/protocol.md", "## Extensions")) {
 		if strings.HasPrefix(span, ".") {
 			got = append(got, span)
 		}
@@ -44,12 +47,12 @@ func TestReadmeExtensions(t *testing.T) {
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
-		t.Errorf("README.md has\n%q\nthe program allows\n%q", got, want)
+		t.Errorf("docs/protocol.md has\n%q\nthe program allows\n%q", got, want)
 	}
 }
 
-func TestReadmeNames(t *testing.T) {
-	text := testkit.ReadSection(t, "README.md", "### Names")
+func TestDocsNames(t *testing.T) {
+	text := testkit.ReadSection(t, "docs/protocol.md", "## Names")
 	for _, row := range testkit.TableRows(text) {
 		name := strings.Trim(row[0], "`")
 		got, err := resolveName(name, mustAllow(t, defaultAllow))
@@ -57,102 +60,181 @@ func TestReadmeNames(t *testing.T) {
 			got = "refused"
 		}
 		if want, _, _ := strings.Cut(strings.Trim(row[1], "`"), ":"); got != want {
-			t.Errorf("%q becomes %q, README.md says %q", name, got, want)
+			t.Errorf("%q becomes %q, docs/protocol.md says %q", name, got, want)
 		}
 	}
-	if want := fmt.Sprintf("a name over %d bytes", maxNameLength); !strings.Contains(testkit.Flat(text), want) {
-		t.Errorf("README.md does not say %q", want)
+	requireText(t, "docs/protocol.md", fmt.Sprintf("a name over %d bytes", maxNameLength))
+}
+
+// requireText fails if a page does not say each of these; its lines may break anywhere.
+func requireText(t *testing.T, page string, wanted ...string) {
+	t.Helper()
+	text := testkit.Flat(testkit.ReadText(t, page))
+	for _, want := range wanted {
+		if !strings.Contains(text, want) {
+			t.Errorf("%s does not say %q", page, want)
+		}
 	}
 }
 
-// README.md names every ERROR that is sent, and no other.
-func TestReadmeErrors(t *testing.T) {
+// The page names every ERROR that is sent, and no other.
+func TestDocsErrors(t *testing.T) {
 	var want []string
-	for _, e := range []*singleport.Error{singleport.ErrNotFound, singleport.ErrAccess, singleport.ErrIllegal, singleport.ErrBusy,
-		singleport.ErrRead, singleport.ErrStopping} {
-		want = append(want, fmt.Sprintf("ERROR %d `%s`", e.Code, e.Message))
+	source := testkit.ReadText(t, "singleport/singleport.go")
+	for _, e := range regexp.MustCompile(`&Error\{(\d+), "([^"]*)"\}`).FindAllStringSubmatch(source, -1) {
+		want = append(want, fmt.Sprintf("ERROR %s `%s`", e[1], e[2]))
 	}
-	got := regexp.MustCompile("ERROR \\d+ `[^`]*`").FindAllString(testkit.ReadSection(t, "README.md", "## Protocol"), -1)
+	text := testkit.Flat(testkit.ReadSection(t, "docs/protocol.md", "## Answers"))
+	got := regexp.MustCompile("ERROR \\d+ `[^`]*`").FindAllString(text, -1)
 	slices.Sort(got)
 	slices.Sort(want)
 	if got = slices.Compact(got); !slices.Equal(got, want) {
-		t.Errorf("README.md has\n%q\nthe server sends\n%q", got, want)
+		t.Errorf("docs/protocol.md has\n%q\nthe server sends\n%q", got, want)
 	}
 }
 
-func TestReadmeLog(t *testing.T) {
-	text := testkit.ReadSection(t, "README.md", "## The log")
-	var named []string
-	for _, row := range testkit.TableRows(text) {
-		named = append(named, testkit.CodeSpans(row[0])...)
+// The page explains every word that a line of the log can begin with and every key, and no other.
+func TestDocsLog(t *testing.T) {
+	const page = "docs/log.md"
+	column := func(heading string) (spans []string) {
+		for _, row := range testkit.TableRows(testkit.ReadSection(t, page, heading)) {
+			spans = append(spans, testkit.CodeSpans(row[0])...)
+		}
+		slices.Sort(spans)
+		return spans
 	}
-	for _, err := range []error{nil, singleport.ErrNotFound, singleport.ErrAccess, singleport.ErrBusy, singleport.ErrTimedOut, errors.New("")} {
-		if !slices.Contains(named, outcome(err)) {
-			t.Errorf("README.md does not explain %q", outcome(err))
+	words, keys := column("## Events"), column("## Keys")
+	literals := logLiterals(t)
+	written := slices.Concat(refusedWords(t), literals.words)
+	slices.Sort(written)
+	if written = slices.Compact(written); !slices.Equal(words, written) {
+		t.Errorf("%s has the words\n%q\nthe program writes\n%q", page, words, written)
+	}
+	slices.Sort(literals.keys)
+	if written := slices.Compact(literals.keys); !slices.Equal(keys, written) {
+		t.Errorf("%s has the keys\n%q\nthe program writes\n%q", page, keys, written)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(testkit.CodeBlocks(testkit.ReadText(t, page), "text")[0]), "\n") {
+		if begin := lineWords.FindStringSubmatch(line); begin == nil || !slices.Contains(words, begin[1]) {
+			t.Errorf("%s does not explain the words of its line %s", page, line)
+		}
+		for _, key := range lineKeys.FindAllStringSubmatch(line, -1) {
+			if !slices.Contains(keys, key[1]) {
+				t.Errorf("%s does not explain the key %s of its line %s", page, key[1], line)
+			}
 		}
 	}
+	requireText(t, page,
+		fmt.Sprintf("at most %d lines for one network in %.0f s", linesPerNetwork, sumInterval.Seconds()),
+		fmt.Sprintf("at most %d lines in %.0f s", linesOfAll, sumInterval.Seconds()),
+		fmt.Sprintf("At most %d pairs", maxSums),
+		fmt.Sprintf("Fewer than %d stray datagrams", fewStrays),
+		fmt.Sprintf("The first %d panics", panicStacks),
+		fmt.Sprintf("At most %d KiB of lines wait", maxPending>>10))
+}
 
-	// What the journal itself writes.
+var (
+	lineWords = regexp.MustCompile(`^([a-z]+(?: [a-z]+)*) [a-z_-]+=`)
+	lineKeys  = regexp.MustCompile(`(?:^| )([a-z][a-z_-]*)=`)
+)
+
+// refusedWords returns the words of the lines that the journal writes for each Refusal.
+func refusedWords(t *testing.T) (words []string) {
 	var out strings.Builder
 	j := newJournal(&out)
-	client := netip.MustParseAddrPort("192.0.2.7:2070")
-	for range fewStrays {
-		for why := singleport.RefusedWrite; why <= singleport.RefusedStray; why++ {
-			j.Refused(client, "", why)
+	known := func(why singleport.Refusal) (ok bool) {
+		defer func() { ok = recover() == nil }()
+		return why.String() != ""
+	}
+	for why := singleport.Refusal(0); known(why); why++ {
+		for range fewStrays {
+			j.Refused(testClient, "", why)
 		}
 	}
-	j.Panicked("", nil)
 	j.close()
-	beginning := regexp.MustCompile(`^([a-z ]+) \w+=`)
 	for _, line := range strings.Split(strings.TrimSpace(out.String()), "\n") {
-		words := beginning.FindStringSubmatch(line)[1]
-		if !slices.Contains(named, words) {
-			t.Errorf("README.md does not explain %q: %s", words, line)
-		}
+		words = append(words, lineWords.FindStringSubmatch(line)[1])
 	}
-	if want := fmt.Sprintf("%d times in %.0f s", linesPerNetwork, sumInterval.Seconds()); !strings.Contains(testkit.Flat(text), want) {
-		t.Errorf("README.md does not say %q", want)
+	return words
+}
+
+// lineParts are the words that begin lines of the log, and the keys in them.
+type lineParts struct{ words, keys []string }
+
+// logLiterals returns what the string literals of the program say of its lines: those that have the
+// form of a line, those that printf and refused are called with, and those that outcome returns.
+func logLiterals(t *testing.T) (parts lineParts) {
+	t.Helper()
+	paths, err := filepath.Glob("*.go")
+	testkit.Must(t, err)
+	more, err := filepath.Glob("sandbox/*.go")
+	testkit.Must(t, err)
+	for _, path := range append(paths, more...) {
+		if strings.HasSuffix(path, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		testkit.Must(t, err)
+		ast.Inspect(file, func(node ast.Node) bool {
+			parts.read(node)
+			return true
+		})
+	}
+	return parts
+}
+
+// read adds what a node of a syntax tree says.
+func (p *lineParts) read(node ast.Node) {
+	switch n := node.(type) {
+	case *ast.BasicLit:
+		text, _ := strconv.Unquote(n.Value)
+		if begin := lineWords.FindStringSubmatch(text); begin != nil {
+			p.words = append(p.words, begin[1])
+		}
+		for _, key := range lineKeys.FindAllStringSubmatch(text, -1) {
+			p.keys = append(p.keys, key[1])
+		}
+	case *ast.CallExpr:
+		if f, ok := n.Fun.(*ast.SelectorExpr); ok && (f.Sel.Name == "printf" || f.Sel.Name == "refused") {
+			p.begin(n.Args[0])
+		}
+	case *ast.FuncDecl:
+		if n.Name.Name == "outcome" {
+			ast.Inspect(n, func(node ast.Node) bool {
+				if result, ok := node.(*ast.ReturnStmt); ok {
+					p.begin(result.Results[0])
+				}
+				return true
+			})
+		}
 	}
 }
 
-// The lines that "Try it" shows are those that the program writes, but for what differs from run to run.
-func TestReadmeTryIt(t *testing.T) {
-	section := testkit.ReadSection(t, "README.md", "## Try it")
-	if !strings.Contains(section, "curl tftp://127.0.0.1:6969/boot.ipxe") {
-		t.Fatal("README.md does not fetch boot.ipxe")
+// begin adds the words in front of an expression that begins a line.
+func (p *lineParts) begin(e ast.Expr) {
+	if sum, ok := e.(*ast.BinaryExpr); ok {
+		e = sum.X
 	}
-	d := start(t, "files")
-	content, _ := dial(t, d.addr).fetch(rrq("boot.ipxe", "octet"), nil)
-	if string(content) != testkit.ReadText(t, "files/boot.ipxe") {
-		t.Errorf("got %q", content)
-	}
-	d.waitFor("sent ")
-	mask := func(text string) string {
-		return regexp.MustCompile(`\b(listen|client|bytes|duration)=\S+`).ReplaceAllString(text, "$1=?")
-	}
-	want := strings.Split(strings.TrimSpace(mask(testkit.CodeBlocks(section, "text")[0])), "\n")
-	got := strings.Split(mask(d.logged()), "\n")
-	if got = got[max(len(got)-len(want), 0):]; !slices.Equal(got, want) {
-		t.Errorf("README.md shows\n%s\nthe program writes\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
+	if literal, ok := e.(*ast.BasicLit); ok {
+		text, _ := strconv.Unquote(literal.Value)
+		if words := regexp.MustCompile(`^[a-z]+(?: [a-z]+)*\b`).FindString(text); words != "" && !lineKeys.MatchString(text) {
+			p.words = append(p.words, words)
+		}
 	}
 }
 
 // Numbers of the text that are the program's or a file's.
-func TestReadmeNumbers(t *testing.T) {
-	text := testkit.Flat(testkit.ReadText(t, "README.md"))
+func TestDocsNumbers(t *testing.T) {
+	requireText(t, "README.md",
+		fmt.Sprintf("A block of %d bytes fills an Ethernet frame over IPv4.", singleport.DefaultMaxBlockSize))
+	requireText(t, "docs/security.md", "it becomes "+defaultUser)
+	requireText(t, "docs/docker.md", "becomes "+defaultUser)
 	block := regexp.MustCompile(`TFTP_MAX_BLKSIZE = "(\d+)"`).FindStringSubmatch(testkit.ReadText(t, "fly.toml"))
-	for _, want := range []string{
-		fmt.Sprintf("`-max-blksize` %d fills", singleport.DefaultMaxBlockSize),
-		"it becomes " + defaultUser,
-		fmt.Sprintf("sets `TFTP_MAX_BLKSIZE` to %s,", block[1]),
-		fmt.Sprintf("`blksize` | yes, %d to %d,", singleport.MinBlockSize, singleport.MaxBlockSize),
-		fmt.Sprintf("`windowsize` | yes, 1 to %d,", singleport.MaxWindowSize),
-		fmt.Sprintf("`timeout` | yes, 1 to %d:", singleport.MaxTimeout),
-	} {
-		if !strings.Contains(text, want) {
-			t.Errorf("README.md does not say %q", want)
-		}
-	}
+	requireText(t, "docs/fly.md", "becomes "+defaultUser, fmt.Sprintf("sets `TFTP_MAX_BLKSIZE` to %s,", block[1]))
+	requireText(t, "docs/protocol.md",
+		fmt.Sprintf("`blksize` | Yes, %d to %d,", singleport.MinBlockSize, singleport.MaxBlockSize),
+		fmt.Sprintf("`windowsize` | Yes, 1 to %d,", singleport.MaxWindowSize),
+		fmt.Sprintf("`timeout` | Yes, 1 to %d,", singleport.MaxTimeout))
 }
 
 // Every file that is served is explained, and can be fetched with the default of -allow.
@@ -177,100 +259,90 @@ func TestReadmeServedFiles(t *testing.T) {
 	}
 }
 
-func TestReadmeFileMap(t *testing.T) {
-	var got, want []string
-	for _, row := range testkit.TableRows(testkit.ReadSection(t, "README.md", "## Development")) {
-		for _, path := range testkit.CodeSpans(row[0]) {
-			if strings.HasSuffix(path, ".go") {
-				got = append(got, path)
-			}
-		}
-	}
-	for _, folder := range []string{".", "singleport", "bench", "bench/*"} {
-		paths, err := filepath.Glob(folder + "/*.go")
+// pages returns the paths of what people read.
+func pages(t *testing.T) (paths []string) {
+	t.Helper()
+	for _, pattern := range []string{"*.md", "docs/*.md", ".github/*.md"} {
+		found, err := filepath.Glob(pattern)
 		testkit.Must(t, err)
-		for _, path := range paths {
-			if !strings.HasSuffix(path, "_test.go") {
-				want = append(want, filepath.Clean(path))
-			}
-		}
+		paths = append(paths, found...)
 	}
-	slices.Sort(got)
-	slices.Sort(want)
-	for _, path := range want {
-		if !slices.Contains(got, path) {
-			t.Errorf("README.md does not explain %s", path)
-		}
-	}
-	for i, path := range got {
-		if !slices.Contains(want, path) || i > 0 && got[i-1] == path {
-			t.Errorf("README.md explains %s, which is absent or there already", path)
-		}
-	}
+	return paths
 }
 
-// Links lead somewhere within the repository.
-func TestReadmeLinks(t *testing.T) {
-	for _, file := range []string{"README.md", "SECURITY.md", "CHANGELOG.md"} {
-		text := testkit.ReadText(t, file)
-		anchors := map[string]bool{}
-		for _, match := range regexp.MustCompile(`(?m)^##+ (.*)$`).FindAllStringSubmatch(text, -1) {
-			anchors["#"+strings.ReplaceAll(strings.ToLower(match[1]), " ", "-")] = true
-		}
-		for _, match := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(text, -1) {
-			target := match[1]
-			switch {
-			case strings.HasPrefix(target, "https://"):
-			case strings.HasPrefix(target, "#"):
-				if !anchors[target] {
-					t.Errorf("%s has no heading for %s", file, target)
-				}
-			default:
-				if _, err := os.Stat(target); err != nil {
-					t.Errorf("%s: %v", file, err)
-				}
-			}
-		}
-	}
-}
-
-func TestReadmeCommands(t *testing.T) {
+// Shell commands can be read by a shell, and use flags that the program has.
+func TestDocsCommands(t *testing.T) {
 	bash, err := exec.LookPath("bash")
 	if err != nil {
 		testkit.Skip(t, err.Error())
 	}
-	for _, block := range testkit.CodeBlocks(testkit.ReadText(t, "README.md"), "sh") {
-		cmd := exec.Command(bash, "-n")
-		cmd.Stdin = strings.NewReader(block)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%v: %s\n%s", err, out, block)
-		}
-		// The flags of the program that they use are its own.
-		for _, match := range regexp.MustCompile(`(?m)(?:\bflytftp|go run \.) ((?:-[a-z]+( [^-\s]\S*)? ?)+)`).FindAllStringSubmatch(block, -1) {
-			if _, err := parse(strings.Fields(match[1]), environment()); err != nil {
-				t.Errorf("%s: %v", match[0], err)
+	ours := regexp.MustCompile(`(?m)(?:\bflytftp|go run \.) ((?:-[a-z]+( [^-\s]\S*)? ?)+)`)
+	uses := 0
+	for _, page := range pages(t) {
+		for _, block := range testkit.CodeBlocks(testkit.ReadText(t, page), "sh") {
+			cmd := exec.Command(bash, "-n")
+			cmd.Stdin = strings.NewReader(block)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s\n%s", page, err, out, block)
+			}
+			for _, match := range ours.FindAllStringSubmatch(block, -1) {
+				uses++
+				if _, err := parse(strings.Fields(match[1]), environment()); err != nil {
+					t.Errorf("%s: %s: %v", page, match[0], err)
+				}
 			}
 		}
 	}
+	if uses == 0 {
+		t.Error("no page uses the program")
+	}
 }
 
-func TestReadmeDHCP(t *testing.T) {
-	section := testkit.ReadSection(t, "README.md", "## DHCP")
-	for _, block := range testkit.CodeBlocks(section, "json") {
+// The unit starts the program with flags that it has, and waits for it longer than the program
+// waits for its clients.
+func TestDocsUnit(t *testing.T) {
+	unit := testkit.CodeBlocks(testkit.ReadText(t, "docs/systemd.md"), "ini")[0]
+	value := func(key string) string {
+		match := regexp.MustCompile(`(?m)^` + key + `=(.*)$`).FindStringSubmatch(unit)
+		if match == nil {
+			t.Fatalf("the unit has no %s", key)
+		}
+		return match[1]
+	}
+	c, err := parse(strings.Fields(value("ExecStart"))[1:], environment())
+	testkit.Must(t, err)
+	stop, err := time.ParseDuration(value("TimeoutStopSec") + "s")
+	testkit.Must(t, err)
+	if stop <= c.grace {
+		t.Errorf("systemd kills after %v, but transfers have %v", stop, c.grace)
+	}
+}
+
+func TestDocsDHCP(t *testing.T) {
+	page := testkit.ReadText(t, "docs/dhcp.md")
+	for _, block := range testkit.CodeBlocks(page, "json") {
 		if err := json.Unmarshal([]byte("{"+block+"}"), new(map[string]any)); err != nil {
 			t.Errorf("%v in\n%s", err, block)
 		}
 	}
 	// Every block names the files of the table, which are served by default.
-	for _, row := range testkit.TableRows(section) {
+	for _, row := range testkit.TableRows(page) {
 		file := strings.Trim(row[2], "`")
 		if _, err := resolveName(file, mustAllow(t, defaultAllow)); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
 		for _, language := range []string{"ini", "text", "json"} {
-			if block := testkit.CodeBlocks(section, language)[0]; !strings.Contains(block, file) {
+			if block := testkit.CodeBlocks(page, language)[0]; !strings.Contains(block, file) {
 				t.Errorf("no %s in\n%s", file, block)
 			}
+		}
+	}
+	// README has the beginning of it.
+	full := testkit.CodeBlocks(page, "ini")[0]
+	short := testkit.CodeBlocks(testkit.ReadSection(t, "README.md", "## DHCP"), "ini")[0]
+	for _, line := range strings.Split(strings.TrimSpace(short), "\n") {
+		if !strings.Contains(full, line+"\n") {
+			t.Errorf("README.md has %q, docs/dhcp.md has not", line)
 		}
 	}
 	path, err := exec.LookPath("dnsmasq")
@@ -279,22 +351,11 @@ func TestReadmeDHCP(t *testing.T) {
 			testkit.Skip(t, err.Error())
 		}
 	}
-	file := filepath.Join(t.TempDir(), "dnsmasq.conf")
-	testkit.WriteFile(t, file, []byte(strings.ReplaceAll(testkit.CodeBlocks(section, "ini")[0], "# dhcp", "dhcp")))
-	if out, err := exec.Command(path, "--test", "--conf-file="+file).CombinedOutput(); err != nil {
-		t.Errorf("%v: %s", err, out)
-	}
-}
-
-// The script jumps to labels that it has; everything else about it takes iPXE to try.
-func TestBootScript(t *testing.T) {
-	script := testkit.ReadText(t, "files/boot.ipxe")
-	if !strings.HasPrefix(script, "#!ipxe\n") {
-		t.Error("iPXE would not take it for a script")
-	}
-	for _, match := range regexp.MustCompile(`goto (\w+)`).FindAllStringSubmatch(script, -1) {
-		if !strings.Contains(script, "\n:"+match[1]+"\n") {
-			t.Errorf("no label %s", match[1])
+	for _, block := range []string{full, short} {
+		file := filepath.Join(t.TempDir(), "dnsmasq.conf")
+		testkit.WriteFile(t, file, []byte(strings.ReplaceAll(block, "# dhcp", "dhcp")))
+		if out, err := exec.Command(path, "--test", "--conf-file="+file).CombinedOutput(); err != nil {
+			t.Errorf("%v: %s", err, out)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -31,8 +30,8 @@ const (
 	clientTries = 20                    // sends without progress after which a client gives up
 	timerScan   = 10 * time.Millisecond // how late a client's timer may be
 	readBatch   = 64                    // datagrams that one recvmmsg takes
-	// What a window in flight may need in the client's receive buffer: the tables compare servers, and a burst
-	// that the client's kernel dropped would compare buffers.
+	// The receive buffer of a client must hold all that a server may have in flight: the tables
+	// compare servers, not buffers.
 	clientBuffer = 4 << 20 // bytes
 )
 
@@ -40,32 +39,32 @@ const (
 type load struct {
 	server     netip.AddrPort
 	name       string
-	content    []byte // of the file, against which every block is compared
+	content    []byte // of the file; every block is compared with it
 	blockSize  int
 	windowSize int
 	clients    int
-	each       int           // files that a client fetches one after another; 0 is all that it begins within span
+	each       int           // files that a client fetches in a row; 0 is all it begins within span
 	span       time.Duration // see each
 	limit      time.Duration // transfers that still run are cut off
 	threads    int           // that share the clients
-	sources    []netip.Addr  // that the clients send from, in turns; none leaves it to the kernel
-	// patience is after how many sends without progress a client asks again, from another port, as a machine does that boots
-	// once more; 0 is never: its transfer fails after clientTries.
+	sources    []netip.Addr  // of the clients, in turns; none leaves it to the kernel
+	// patience is the number of sends without progress after which a client asks again from another
+	// port, as a machine does that reboots. With 0 its transfer fails after clientTries.
 	patience int
-	yielding bool // takes a smaller windowsize than it asked for, as RFC 7440 section 3 has it
+	yielding bool // accepts a smaller windowsize than it asked for, RFC 7440 section 3
 }
 
-// reasonWrong is why a transfer failed that brought other bytes than the file's.
+// reasonWrong is the failure of a transfer that delivers other bytes than those of the file.
 const reasonWrong = "wrong contents"
 
-// outcome is what came of a load.
+// outcome is the result of a load.
 type outcome struct {
 	bytes     int64 // of file contents that arrived and were compared
 	elapsed   time.Duration
-	latencies []time.Duration // of the transfers that ended whole, from the first RRQ to the last DATA
+	latencies []time.Duration // of whole transfers, from the first RRQ to the last DATA
 	failures  map[string]int  // reasons
 	cut       int             // transfers that ran when the limit came
-	again     int             // requests of clients whose patience was over
+	again     int             // requests of clients that lost patience
 }
 
 func (o *outcome) failed() int {
@@ -76,7 +75,7 @@ func (o *outcome) failed() int {
 	return n
 }
 
-// add joins what two threads did in the same time.
+// add joins the outcome of another thread in the same time.
 func (o *outcome) add(other outcome) {
 	o.bytes += other.bytes
 	o.elapsed = max(o.elapsed, other.elapsed)
@@ -128,7 +127,7 @@ func (l *load) run(ctx context.Context) (outcome, error) {
 	return total, failure
 }
 
-// worker is a thread that drives some clients from one epoll instance, without allocation for a block.
+// worker is a thread that drives some of the clients. It allocates nothing per block.
 type worker struct {
 	ctx     context.Context
 	load    *load
@@ -141,16 +140,7 @@ type worker struct {
 	running int
 	request []byte
 	server  unix.RawSockaddrInet4
-	packets [][]byte
-	from    []unix.RawSockaddrInet4
-	vectors []unix.Iovec
-	headers []mmsghdr
-}
-
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	header unix.Msghdr
-	length uint32
+	in      *inbox
 }
 
 // client is one receiver: RFC 1350 in lock-step, RFC 7440 in windows.
@@ -186,19 +176,8 @@ func newWorker(l *load, first, clients int) (*worker, error) {
 	for i := range w.clients {
 		w.clients[i] = client{fd: -1, left: l.each}
 	}
-	batch := min(l.windowSize, readBatch)
-	w.packets = make([][]byte, batch)
-	w.from = make([]unix.RawSockaddrInet4, batch)
-	w.vectors = make([]unix.Iovec, batch)
-	w.headers = make([]mmsghdr, batch)
-	for i := range batch {
-		w.packets[i] = make([]byte, max(l.blockSize, 512)+5)
-		w.vectors[i] = unix.Iovec{Base: &w.packets[i][0], Len: uint64(len(w.packets[i]))}
-		w.headers[i].header = unix.Msghdr{
-			Name: (*byte)(unsafe.Pointer(&w.from[i])), Namelen: unix.SizeofSockaddrInet4,
-			Iov: &w.vectors[i], Iovlen: 1,
-		}
-	}
+	// One byte more than the largest DATA or ERROR, so that a longer one is noticed.
+	w.in = newInbox(min(l.windowSize, readBatch), max(l.blockSize, 512)+5)
 	return w, nil
 }
 
@@ -292,6 +271,7 @@ func (w *worker) open(c *client, state client) error {
 		return fmt.Errorf("client socket: %w", err)
 	}
 	growBuffer(fd, clientBuffer)
+	passBy(fd)
 	index := int((uintptr(unsafe.Pointer(c)) - uintptr(unsafe.Pointer(&w.clients[0]))) / unsafe.Sizeof(*c))
 	if len(w.load.sources) > 0 {
 		source := w.load.sources[(w.first+index)%len(w.load.sources)]
@@ -353,26 +333,21 @@ func (w *worker) read(c *client) error {
 		return nil
 	}
 	if w.load.windowSize == 1 {
-		n, ok := recvFrom(c.fd, w.packets[0], &w.from[0])
-		if !ok || c.port != 0 && w.from[0].Port != c.port {
+		n, ok := recvFrom(c.fd, w.in.packets[0], &w.in.from[0])
+		if !ok || c.port != 0 && w.in.from[0].Port != c.port {
 			return nil
 		}
-		return w.take(c, w.packets[0][:n], &w.from[0])
-	}
-	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&w.headers[0])),
-		uintptr(len(w.headers)), unix.MSG_DONTWAIT, 0, 0)
-	if errno != 0 {
-		return nil // nothing there, or the ICMP echo of a closed port
+		return w.take(c, w.in.packets[0][:n], &w.in.from[0])
 	}
 	begun := c.begun
-	for i := range int(n) {
+	for i := range w.in.receive(c.fd) {
 		if c.fd < 0 || c.begun != begun {
 			break // the transfer ended, the rest was its own
 		}
-		if c.port != 0 && w.from[i].Port != c.port {
+		if c.port != 0 && w.in.from[i].Port != c.port {
 			continue
 		}
-		if err := w.take(c, w.packets[i][:w.headers[i].length], &w.from[i]); err != nil {
+		if err := w.take(c, w.in.packet(i), &w.in.from[i]); err != nil {
 			return err
 		}
 	}
@@ -405,15 +380,19 @@ func (w *worker) take(c *client, datagram []byte, from *unix.RawSockaddrInet4) e
 		c.tries = 0
 		w.ack(c)
 	case opData:
-		if c.port == 0 {
+		block := binary.BigEndian.Uint16(datagram[2:])
+		switch {
+		case c.port != 0:
+			return w.data(c, block, datagram[4:])
+		case block == 1:
 			return w.fail(c, "options not negotiated")
 		}
-		return w.data(c, binary.BigEndian.Uint16(datagram[2:]), datagram[4:])
+		// Another block belongs to an earlier transfer of this port, whose last ACK was lost.
 	}
 	return nil
 }
 
-// refused returns what the OACK did not grant as it was asked for; the window that it did grant becomes c's.
+// refused returns why the OACK is not acceptable, "" if it is. c takes the window that it grants.
 func (w *worker) refused(c *client, options []byte) string {
 	granted := map[string]string{}
 	words := strings.Split(string(options), "\x00")
@@ -434,12 +413,13 @@ func (w *worker) refused(c *client, options []byte) string {
 	return ""
 }
 
-// data takes a block. What is answered is what U-Boot's client answers: the last block of a window, the first sign
-// of a gap (RFC 7440 section 4) once, and a block that comes again because its ACK was lost.
+// data takes a block and acknowledges it at the end of a window, or if it comes again because its
+// ACK was lost. On a gap in a window it acknowledges the last block in order, once (RFC 7440
+// section 4). In lock-step it drops blocks out of order in silence, as boot programs do.
 func (w *worker) data(c *client, block uint16, contents []byte) error {
 	switch ahead := int16(block - c.last - 1); {
 	case ahead > 0:
-		if !c.gap {
+		if c.window > 1 && !c.gap {
 			c.gap = true
 			w.ack(c)
 		}

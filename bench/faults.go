@@ -20,13 +20,13 @@ const (
 	restartTime = time.Second / 2 // after which it is killed
 	starveTime  = time.Second     // how long a server without descriptors is watched
 	starvedMost = 25              // percent of a CPU that it may take then
-	fewFiles    = 24              // descriptors that it may have, of which it needs a dozen
+	fewFiles    = 24              // descriptors that it may have; it needs a dozen
 	changeAfter = 64 * kiB        // bytes of a file that have arrived when it changes
-	changeSize  = 256 * kiB       // bytes of such a file: beyond what the server may have read by then
-	changers    = 4               // at a time
-	stepTimer   = time.Second     // of the client below
-	stepTries   = 8               // of the client below
-	answerTime  = 5 * time.Second // for a server to come back
+	changeSize  = 256 * kiB       // bytes of such a file, more than the server has read by then
+	changers    = 4               // files that change at a time
+	stepTimer   = time.Second     // until get repeats its last datagram
+	stepTries   = 8               // of get without progress
+	answerTime  = 5 * time.Second // for a server to recover
 )
 
 // tftpError is an ERROR that the server sent.
@@ -39,7 +39,7 @@ func (e *tftpError) Error() string { return fmt.Sprintf("ERROR %d %q", e.code, e
 
 var errNoEnd = errors.New("no answer")
 
-// get fetches a file in lock-step, without options, and calls during once, when after bytes have arrived.
+// get fetches a file in lock-step without options. When after bytes have arrived, it calls during.
 func get(server netip.AddrPort, name string, after int, during func() error) (content []byte, err error) {
 	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(server))
 	if err != nil {
@@ -87,7 +87,8 @@ type fault struct {
 	name   string
 	change func(path string, content []byte) error // content is the new one
 	right  ending
-	// Ends of transfers. Bytes that are neither the old file nor the new are wrong, and so is a file that is no more.
+	// Ends of transfers. Contents that are neither the old file nor the new one are wrong, and so
+	// is a whole file that no longer exists.
 	old, new, refused, wrong, lost int
 }
 
@@ -96,13 +97,13 @@ type ending int
 
 const (
 	either  ending = iota // whole or with an ERROR
-	whole                 // whatever became of the file's name
-	refused               // the rest of the file is gone
+	whole                 // whatever happens to the file's name
+	refused               // with an ERROR: the rest of the file is gone
 )
 
 func (e ending) String() string { return [...]string{"whole or ERROR", "whole", "ERROR"}[e] }
 
-// count takes what get returned. Its error is one of this machine.
+// count takes the results of get. It returns err if this machine is the cause, not the server.
 func (f *fault) count(content []byte, err error, old, changed []byte) error {
 	var answer *tftpError
 	switch {
@@ -127,7 +128,8 @@ func (f *fault) all() int { return f.old + f.new + f.refused + f.wrong + f.lost 
 func (f *fault) promise() promise {
 	delivered := f.old + f.new
 	kept := f.all() > 0 && f.wrong+f.lost == 0 && (f.right != whole || f.refused == 0)
-	return promise{"a file " + f.name, f.right.String(), fmt.Sprintf("%d whole, %d ERRORs of %d", delivered, f.refused, f.all()), kept}
+	measured := fmt.Sprintf("%d whole, %d ERRORs of %d", delivered, f.refused, f.all())
+	return promise{"a file " + f.name, f.right.String(), measured, kept}
 }
 
 func fileFaults() []fault {
@@ -139,28 +141,32 @@ func fileFaults() []fault {
 			return os.Rename(path+".new", path)
 		}},
 		{name: "removed", right: whole, change: func(path string, _ []byte) error { return os.Remove(path) }},
-		{name: "truncated in place", right: refused, change: func(path string, _ []byte) error { return os.Truncate(path, changeAfter+1000) }},
-		{name: "truncated to nothing", right: refused, change: func(path string, _ []byte) error { return os.Truncate(path, 0) }},
+		{name: "truncated in place", right: refused, change: func(path string, _ []byte) error {
+			return os.Truncate(path, changeAfter+1000)
+		}},
+		{name: "truncated to nothing", right: refused, change: func(path string, _ []byte) error {
+			return os.Truncate(path, 0)
+		}},
 		{name: "written to in place", change: func(path string, content []byte) error {
-			file, err := os.OpenFile(path, os.O_WRONLY, 0)
-			if err != nil {
-				return err
-			}
-			_, err = file.Write(content)
-			return errors.Join(err, file.Close())
+			return write(path, 0, content)
 		}},
 		{name: "appended to", change: func(path string, content []byte) error {
-			file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
-			if err != nil {
-				return err
-			}
-			_, err = file.Write(content)
-			return errors.Join(err, file.Close())
+			return write(path, os.O_APPEND, content)
 		}},
 	}
 }
 
-// changeFiles changes files while they are sent, again and again.
+// write writes content to the file that is there; flag is of os.OpenFile.
+func write(path string, flag int, content []byte) error {
+	file, err := os.OpenFile(path, os.O_WRONLY|flag, 0)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	return errors.Join(err, file.Close())
+}
+
+// changeFiles changes files while they are sent until ctx is done, at least once in each way.
 func (s *soak) changeFiles(ctx context.Context, _ *result) error {
 	old, changed := make([]byte, changeSize), make([]byte, changeSize)
 	for i := range old {
@@ -176,8 +182,10 @@ func (s *soak) changeFiles(ctx context.Context, _ *result) error {
 				f := &s.faults[turn%len(s.faults)]
 				name := fmt.Sprintf("changing-%d.bin", n)
 				path := s.filePath(name)
-				// Last written to long ago, because time stamps may be coarse.
-				if errs[n] = errors.Join(os.WriteFile(path, old, 0o644), os.Chtimes(path, s.began.Add(-time.Hour), s.began.Add(-time.Hour))); errs[n] != nil {
+				// Time stamps may be coarse, so the file's must lie well before the change.
+				longAgo := s.began.Add(-time.Hour)
+				errs[n] = errors.Join(os.WriteFile(path, old, 0o644), os.Chtimes(path, longAgo, longAgo))
+				if errs[n] != nil {
 					return
 				}
 				content, err := get(s.server.addr, name, changeAfter, func() error { return f.change(path, changed) })
@@ -198,7 +206,7 @@ func (s *soak) changeFiles(ctx context.Context, _ *result) error {
 	return nil
 }
 
-// closeRoot takes the served folder away from the server, and gives it back.
+// closeRoot makes the served folder unreadable for a while.
 func (s *soak) closeRoot(ctx context.Context) error {
 	s.note("the folder becomes unreadable")
 	name := "during.bin"
@@ -219,16 +227,18 @@ func (s *soak) closeRoot(ctx context.Context) error {
 	}
 	var answer *tftpError
 	s.promise(errors.As(refusal, &answer), "a request while the folder is unreadable", "ERROR", "%v", refusal)
-	s.promise(err == nil && bytes.Equal(got, content), "a transfer that had begun before", "whole", "%d of %d bytes, error %v", len(got), len(content), err)
+	s.promise(err == nil && bytes.Equal(got, content), "a transfer that had begun before", "whole",
+		"%d of %d bytes, error %v", len(got), len(content), err)
 	again, err := get(s.server.addr, fileName(goodSize), 0, nil)
-	s.promise(err == nil && bytes.Equal(again, s.files[goodSize]), "a request when it is readable again", "whole", "%d bytes, error %v", len(again), err)
+	s.promise(err == nil && bytes.Equal(again, s.files[goodSize]), "a request when it is readable again",
+		"whole", "%d bytes, error %v", len(again), err)
 	if !s.server.alive() {
 		return fmt.Errorf("%w: the folder was unreadable: %s", errDied, s.server.lastLine())
 	}
 	return ctx.Err()
 }
 
-// stopAndContinue holds the server's process up.
+// stopAndContinue stops the server's process for a while.
 func (s *soak) stopAndContinue(ctx context.Context, _ *result) error {
 	wait(ctx, stopTime/2)
 	if err := s.signal(unix.SIGSTOP); err != nil {
@@ -238,7 +248,7 @@ func (s *soak) stopAndContinue(ctx context.Context, _ *result) error {
 	return s.signal(unix.SIGCONT)
 }
 
-// restart kills the server in the middle of its transfers, and starts another on the same port.
+// restart kills the server in the middle of its transfers and starts another on the same port.
 func (s *soak) restart(ctx context.Context, _ *result) error {
 	wait(ctx, restartTime)
 	s.panics += s.countPanics()
@@ -264,9 +274,10 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// starve gives a server of its own hardly a descriptor beyond what it needs, and then asks for more.
+// starve starts a server that has hardly more descriptors than it needs, and asks it for more.
 func (s *soak) starve(ctx context.Context) error {
-	// A shell sets the limit: this process could not raise its own again, and not everybody may set that of another user's process.
+	// A shell sets the limit: this process could not raise its own again, and not every user may
+	// set that of another process.
 	argv := append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, fewFiles)}, s.argv...)
 	argv[3+2] = "127.0.0.1:0"
 	server, err := startProcess(argv, netip.AddrPort{}, false, -1)
@@ -274,15 +285,31 @@ func (s *soak) starve(ctx context.Context) error {
 		return err
 	}
 	defer server.kill()
+	if err := s.askTooMany(ctx, server); err != nil {
+		return err
+	}
+	var last error
+	for deadline := time.Now().Add(answerTime); ctx.Err() == nil && time.Now().Before(deadline); {
+		var content []byte
+		content, last = get(server.addr, fileName(goodSize), 0, nil)
+		if last == nil && bytes.Equal(content, s.files[goodSize]) {
+			break
+		}
+		wait(ctx, 20*time.Millisecond)
+	}
+	s.promise(last == nil, "a request when there are descriptors again", "whole", "error %v", last)
+	alive := map[bool]string{true: "lives", false: "died"}[server.alive()]
+	s.promise(server.alive(), "a server without descriptors", "lives", "%s", alive)
+	return ctx.Err()
+}
+
+// askTooMany begins transfers that server has no descriptors for, and ends them.
+func (s *soak) askTooMany(ctx context.Context, server *process) error {
 	to := rawAddr(server.addr)
 	buffer := make([]byte, 2048)
 	request := rrq(fileName(goodSize), 512, 1)
 	var all []*stranger
-	defer func() {
-		for _, h := range all {
-			unix.Close(h.fd)
-		}
-	}()
+	defer func() { closeAll(all, &to) }()
 	spent, _ := server.cpu()
 	began := time.Now()
 	begun, busy, other := map[*stranger]bool{}, 0, 0
@@ -298,7 +325,7 @@ func (s *soak) starve(ctx context.Context) error {
 			switch op, code := h.drain(buffer); {
 			case op == opOACK || op == opData:
 				if !begun[h] {
-					sendTo(h.fd, ackOf(0), &to) // proven, so that it does not make way
+					sendTo(h.fd, ackOf(0), &to) // an unconfirmed transfer would make way for others
 				}
 				begun[h] = true
 			case op == opError && code == 0:
@@ -310,20 +337,8 @@ func (s *soak) starve(ctx context.Context) error {
 	}
 	spentAfter, _ := server.cpu()
 	load := int(100 * (spentAfter - spent) / time.Since(began))
-	s.promise(busy > 0 && other == 0, "requests beyond the limit of descriptors", "busy", "%d begun, %d busy, %d refused otherwise, of %d", len(begun), busy, other, len(all))
+	s.promise(busy > 0 && other == 0, "requests beyond the limit of descriptors", "busy",
+		"%d begun, %d busy, %d refused otherwise, of %d", len(begun), busy, other, len(all))
 	s.promise(load <= starvedMost, "CPU without descriptors", fmt.Sprintf("≤ %d %%", starvedMost), "%d %%", load)
-	for _, h := range all {
-		h.giveUp(&to)
-	}
-	var last error
-	for deadline := time.Now().Add(answerTime); ctx.Err() == nil && time.Now().Before(deadline); {
-		var content []byte
-		if content, last = get(server.addr, fileName(goodSize), 0, nil); last == nil && bytes.Equal(content, s.files[goodSize]) {
-			break
-		}
-		wait(ctx, 20*time.Millisecond)
-	}
-	s.promise(last == nil, "a request when there are descriptors again", "whole", "error %v", last)
-	s.promise(server.alive(), "a server without descriptors", "lives", "%s", map[bool]string{true: "lives", false: "died"}[server.alive()])
-	return ctx.Err()
+	return nil
 }

@@ -1,5 +1,6 @@
-// Command bench compares flytftp with the TFTP servers that are installed on the same machine: the same work, in turns,
-// in Markdown tables. With -soak it attacks flytftp alone, and tells which promises were kept.
+// Command bench gives flytftp and the TFTP servers installed on this machine the same work in turns
+// and prints the results as Markdown tables. With -soak it attacks flytftp alone and reports which
+// promises were kept.
 package main
 
 import (
@@ -19,18 +20,23 @@ import (
 
 const usage = `usage: go run ./bench [flags] > tables.md
 
-Runs flytftp, built as its image builds it, and the TFTP servers of this machine in turns on the same work, and
-prints what they did as Markdown. Progress goes to standard error.
+Gives flytftp, built as its image builds it, and its peers the same work in turns and prints the results
+as Markdown. Progress goes to standard error.
 
-Peers: a minimal server of github.com/pin/tftp (bench/bare), dnsmasq, tftpd-hpa (in.tftpd), atftpd. They are looked
-for in $DNSMASQ, $IN_TFTPD, $ATFTPD, PATH and /usr/sbin. Debian's atftpd cannot be installed beside tftpd-hpa; unpacked
-it is found as well:
+The peers are a minimal server on github.com/pin/tftp (bench/bare), dnsmasq, tftpd-hpa (in.tftpd) and
+atftpd, looked for in $DNSMASQ, $IN_TFTPD, $ATFTPD, PATH, /usr/sbin and %[1]s.
+Debian's atftpd conflicts with tftpd-hpa, but it can be unpacked there:
   mkdir -p %[1]s && cd %[1]s && apt-get download atftpd && dpkg-deb -x atftpd_*.deb .
-Run it as root: in.tftpd and dnsmasq need it.
+dnsmasq and in.tftpd need root.
 
-With -soak it measures nothing of the peers. Hundreds of clients fetch from this server alone, with its default limits, while
-requests are forged and files change; what it did is printed, and the exit status is 1 if a promise was broken. Requests
-are forged by root only, in a network namespace of its own.
+A single work, for development: -works link-window4-1428-1MiB -rounds 1. A word that is a full name chooses
+nothing else. -peers flytftp,flytftp-ahead1 lets flytftp take part twice, the second time with -ahead 1.
+
+The works at a slow interface of the server need root and tc (Debian's iproute2).
+
+With -soak the peers stay out. Hundreds of clients fetch from flytftp, with its default limits, while requests
+are forged and files change. The exit status is 1 if a promise was broken. Only root can forge requests; they
+stay in a network namespace of their own.
 
 `
 
@@ -51,20 +57,25 @@ type config struct {
 }
 
 func main() {
+	runArguments()
 	var c config
-	flag.BoolVar(&c.quick, "quick", false, "the works of the targets alone, once: about a minute")
-	flag.StringVar(&c.peers, "peers", "", "servers whose names contain one of these words, comma separated (default all)")
-	flag.StringVar(&c.works, "works", "", "works whose keys contain one of these words, comma separated; cold-start is one (default all)")
+	flag.BoolVar(&c.quick, "quick", false, "only the works that the targets name, once: about two minutes")
+	flag.StringVar(&c.peers, "peers", "",
+		"servers with one of these words in their names, comma separated (default all but "+nameAhead1+")")
+	flag.StringVar(&c.works, "works", "",
+		"works with one of these words in their keys, comma separated; cold-start is one (default all)")
 	flag.BoolVar(&c.list, "list", false, "print the keys of the works and the servers, and exit")
 	flag.IntVar(&c.rounds, "rounds", 0, "turns of each server on each work (default 5, with -quick 1)")
-	flag.DurationVar(&c.span, "span", 0, "time in which clients begin transfers, for works without a fixed number (default 1s, with -quick 400ms)")
-	flag.Uint64Var(&c.seed, "seed", 1, "of file contents and of the relay's losses")
-	flag.IntVar(&c.threads, "threads", max(runtime.NumCPU()/2, 1), "threads that drive the clients: as many CPUs are left to the server")
-	flag.BoolVar(&c.pin, "pin", false, "server on CPU 0 alone")
-	flag.StringVar(&c.flytftp, "flytftp", "", "binary of this server (default built)")
-	flag.StringVar(&c.packed, "packed", "", "packed binary of this server, for its cold start (default not packed)")
-	flag.StringVar(&c.packedBare, "packed-bare", "", "bench/bare packed the same way, to compare (default not packed)")
-	flag.DurationVar(&c.soak, "soak", 0, "instead: attack this server for so long, 15s or more, and hold it to its promises")
+	flag.DurationVar(&c.span, "span", 0,
+		"time in which clients begin transfers, for works without a fixed number (default 1s, with -quick 400ms)")
+	flag.Uint64Var(&c.seed, "seed", 1, "seed of file contents and of the relay's losses")
+	flag.IntVar(&c.threads, "threads", max(runtime.NumCPU()/2, 1),
+		"threads that drive the clients; the default leaves as many CPUs to the server")
+	flag.BoolVar(&c.pin, "pin", false, "run each server on CPU 0 alone")
+	flag.StringVar(&c.flytftp, "flytftp", "", "binary of flytftp (default built)")
+	flag.StringVar(&c.packed, "packed", "", "packed binary of flytftp, for its cold start (default none)")
+	flag.StringVar(&c.packedBare, "packed-bare", "", "packed binary of bench/bare, for its cold start (default none)")
+	flag.DurationVar(&c.soak, "soak", 0, "attack flytftp for this long instead, 15s or more, and check its promises")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), usage, cacheFolder())
 		flag.PrintDefaults()
@@ -97,14 +108,14 @@ func main() {
 	}
 }
 
-// run measures and prints.
+// run does what the flags say and prints the results to out.
 func run(ctx context.Context, c config, out, progress io.Writer) error {
 	works := choose(plan(c.quick), c.works, func(w work) string { return w.key })
 	if c.list {
 		for _, w := range works {
 			fmt.Fprintln(out, w.key)
 		}
-		for _, p := range peers("", "") {
+		for _, p := range contenders("", "") {
 			fmt.Fprintln(out, p.name)
 		}
 		return nil
@@ -130,12 +141,15 @@ func run(ctx context.Context, c config, out, progress io.Writer) error {
 		c.flytftp = filepath.Join(folder, "flytftp")
 	}
 	bare := filepath.Join(folder, "bare")
-	b := &bench{config: c, folder: filepath.Join(folder, "files"), files: map[int][]byte{}, progress: progress, began: time.Now(),
-		samples: map[string]map[string][]sample{}, unable: map[string]bool{}}
+	b := &bench{
+		config: c, folder: filepath.Join(folder, "files"), files: map[int][]byte{},
+		progress: progress, began: time.Now(),
+		samples: map[string]map[string][]sample{}, unable: map[string]bool{},
+	}
 	if c.soak > 0 {
 		return b.soak(ctx, out)
 	}
-	b.servers = choose(peers(c.flytftp, bare), c.peers, func(p *peer) string { return p.name })
+	b.contenders = chooseContenders(contenders(c.flytftp, bare), c.peers)
 	if err := b.writeFiles(works); err != nil {
 		return err
 	}
@@ -156,15 +170,20 @@ func run(ctx context.Context, c config, out, progress io.Writer) error {
 	return nil
 }
 
-// choose returns the elements whose names contain one of the words, all where there is no word.
+// choose returns the elements whose names contain one of the words, or all if there are no words. A
+// word that is the full name of an element chooses no other one.
 func choose[T any](all []T, words string, name func(T) string) []T {
 	if words == "" {
 		return all
 	}
+	full := map[string]bool{}
+	for _, e := range all {
+		full[name(e)] = true
+	}
 	var chosen []T
 	for _, e := range all {
 		for word := range strings.SplitSeq(words, ",") {
-			if strings.Contains(name(e), word) {
+			if word == name(e) || !full[word] && strings.Contains(name(e), word) {
 				chosen = append(chosen, e)
 				break
 			}

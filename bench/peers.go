@@ -6,64 +6,51 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 )
 
-// peer is a server that takes part.
-type peer struct {
+// contender is a server of the comparison: flytftp or one of its peers.
+type contender struct {
 	name  string
 	forks bool // works in child processes
-	// command returns what to run to serve folder in blocks of at most blockSize, and where it will listen; a zero address is read from its output.
+	asked bool // takes part only if -peers has its name
+	// command returns what to run to serve folder in blocks of at most blockSize, and where it will
+	// listen. If the address is zero it is read from the server's output.
 	command func(folder string, blockSize int) (argv []string, addr netip.AddrPort, err error)
-	missing string // why it does not take part
+	missing string // why it takes no part, "" if it does
 }
 
-// The clients that the tables have at a time at most, with room for transfers whose last ACK was lost.
+// manyTransfers is room for the 1,000 clients and for transfers whose last ACK was lost.
 const manyTransfers = "4000"
 
 const (
 	nameFlytftp       = "flytftp"
+	nameAhead1        = "flytftp-ahead1" // lock-step and windows to the letter
 	nameBare          = "pin/tftp single-port"
 	nameDnsmasqSingle = "dnsmasq single-port"
 )
 
-// peers returns every server of the comparison; flytftp and bare are paths of binaries.
-func peers(flytftp, bare string) []*peer {
-	all := []*peer{
-		{name: nameFlytftp, command: func(folder string, _ int) ([]string, netip.AddrPort, error) {
-			return []string{flytftp, "-listen", "127.0.0.1:0", "-root", folder, "-allow", "*,none", "-rate", "1000000",
-				"-max-transfers", manyTransfers, "-max-blksize", "65464"}, netip.AddrPort{}, nil
-		}},
+// contenders returns every server of the comparison; flytftp and bare are paths of binaries.
+func contenders(flytftp, bare string) []*contender {
+	ours := func(more ...string) func(string, int) ([]string, netip.AddrPort, error) {
+		return func(folder string, _ int) ([]string, netip.AddrPort, error) {
+			argv := []string{flytftp, "-listen", "127.0.0.1:0", "-root", folder, "-allow", "*,none",
+				"-rate", "1000000", "-max-transfers", manyTransfers, "-max-blksize", "65464"}
+			return append(argv, more...), netip.AddrPort{}, nil
+		}
+	}
+	all := []*contender{
+		{name: nameFlytftp, command: ours()},
+		{name: nameAhead1, asked: true, command: ours("-ahead", "1")},
 		{name: nameBare, command: func(folder string, blockSize int) ([]string, netip.AddrPort, error) {
 			return []string{bare, "127.0.0.1:0", folder, strconv.Itoa(blockSize)}, netip.AddrPort{}, nil
 		}},
 	}
-	dnsmasq := installed("dnsmasq", "DNSMASQ")
-	for _, single := range []bool{true, false} {
-		p := &peer{name: "dnsmasq"}
-		if single {
-			p.name = nameDnsmasqSingle
-		}
-		p.command = func(folder string, _ int) ([]string, netip.AddrPort, error) {
-			argv := []string{dnsmasq, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--enable-tftp",
-				"--tftp-root=" + folder, "--tftp-max=" + manyTransfers, "--log-facility=-", "--pid-file=", "--user=root"}
-			// It takes no port but 69; two addresses let both run at a time. With a bound address single-port mode
-			// does not know where it answers from, so it has the wildcard address.
-			if single {
-				return append(argv, "--interface=lo", "--tftp-single-port"), netip.MustParseAddrPort("127.0.0.1:69"), nil
-			}
-			return append(argv, "--bind-interfaces", "--listen-address=127.0.0.2"), netip.MustParseAddrPort("127.0.0.2:69"), nil
-		}
-		switch {
-		case dnsmasq == "":
-			p.missing = "dnsmasq is not installed ($DNSMASQ, PATH, /usr/sbin)"
-		case !namespaced():
-			p.missing = "dnsmasq takes port 69 alone: run as root, for a network namespace"
-		}
-		all = append(all, p)
-	}
+	all = append(all, dnsmasqs()...)
 	tftpd := installed("in.tftpd", "IN_TFTPD")
-	hpa := &peer{name: "tftpd-hpa", forks: true, command: func(folder string, _ int) ([]string, netip.AddrPort, error) {
+	hpa := &contender{name: "tftpd-hpa", forks: true, command: func(folder string, _ int) ([]string, netip.AddrPort, error) {
 		addr, err := freeAddress()
 		return []string{tftpd, "-L", "-a", addr.String(), "-s", folder}, addr, err
 	}}
@@ -74,7 +61,7 @@ func peers(flytftp, bare string) []*peer {
 		hpa.missing = "in.tftpd needs root for its chroot"
 	}
 	atftpd := installed("atftpd", "ATFTPD")
-	atftp := &peer{name: "atftpd", command: func(folder string, _ int) ([]string, netip.AddrPort, error) {
+	atftp := &contender{name: "atftpd", command: func(folder string, _ int) ([]string, netip.AddrPort, error) {
 		addr, err := freeAddress()
 		return []string{atftpd, "--daemon", "--no-fork", "--bind-address", "127.0.0.1", "--port", strconv.Itoa(int(addr.Port())),
 			"--maxthread", manyTransfers, "--logfile", "-", folder}, addr, err
@@ -85,7 +72,40 @@ func peers(flytftp, bare string) []*peer {
 	return append(all, hpa, atftp)
 }
 
-// cacheFolder is where a peer that cannot be installed beside another can be unpacked.
+// dnsmasqs returns dnsmasq in both modes. It serves on port 69 only; with two addresses both modes
+// can run at a time.
+func dnsmasqs() []*contender {
+	program := installed("dnsmasq", "DNSMASQ")
+	dnsmasq := func(name, address string, more ...string) *contender {
+		p := &contender{name: name, command: func(folder string, _ int) ([]string, netip.AddrPort, error) {
+			argv := []string{program, "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--enable-tftp",
+				"--tftp-root=" + folder, "--tftp-max=" + manyTransfers, "--log-facility=-", "--pid-file=", "--user=root"}
+			return append(argv, more...), netip.AddrPortFrom(netip.MustParseAddr(address), 69), nil
+		}}
+		switch {
+		case program == "":
+			p.missing = "dnsmasq is not installed ($DNSMASQ, PATH, /usr/sbin)"
+		case !namespaced():
+			p.missing = "dnsmasq takes port 69 alone: run as root, for a network namespace"
+		}
+		return p
+	}
+	return []*contender{
+		// Bound to one address, single-port mode would not know which one to answer from.
+		dnsmasq(nameDnsmasqSingle, "127.0.0.1", "--interface=lo", "--tftp-single-port"),
+		dnsmasq("dnsmasq", "127.0.0.2", "--bind-interfaces", "--listen-address=127.0.0.2"),
+	}
+}
+
+// chooseContenders returns those that -peers chooses. Some take part only under their full names.
+func chooseContenders(all []*contender, words string) []*contender {
+	chosen := choose(all, words, func(p *contender) string { return p.name })
+	return slices.DeleteFunc(chosen, func(p *contender) bool {
+		return p.asked && !slices.Contains(strings.Split(words, ","), p.name)
+	})
+}
+
+// cacheFolder is where a peer can be unpacked that cannot be installed beside another.
 func cacheFolder() string {
 	base, err := os.UserCacheDir()
 	if err != nil {
@@ -94,7 +114,7 @@ func cacheFolder() string {
 	return filepath.Join(base, "flytftp-bench")
 }
 
-// installed returns the path of a program, "" where there is none.
+// installed returns the path of a program, "" if it is not installed.
 func installed(name, variable string) string {
 	for _, path := range []string{os.Getenv(variable), name, "/usr/sbin/" + name, filepath.Join(cacheFolder(), "usr/sbin", name)} {
 		if found, err := exec.LookPath(path); err == nil {

@@ -30,15 +30,16 @@ type process struct {
 	addr   netip.AddrPort
 	cmd    *exec.Cmd
 	exited chan struct{}
-	output string // file with what it wrote
+	output string // file with the server's standard output and error
 	forks  bool
 	perf   int           // counter of a server that forks, or -1
 	stop   chan struct{} // ends the memory sampler
 	peak   atomic.Int64  // bytes, of all children together
 }
 
-// startProcess runs argv as a server. addr is where it will listen; where it is zero, the address is taken from the server's
-// output. The server runs on the CPU cpu alone if that is not negative.
+// startProcess runs argv as a server and waits until it answers. addr is where it will listen; if
+// it is zero, the address is read from the server's output. The server runs on the CPU cpu alone
+// unless that is negative.
 func startProcess(argv []string, addr netip.AddrPort, forks bool, cpu int) (*process, error) {
 	output, err := os.CreateTemp("", "flytftp-bench-output-")
 	if err != nil {
@@ -126,7 +127,7 @@ func firstAnswer(server netip.AddrPort, name string, deadline time.Time, exited 
 	if err != nil {
 		return err
 	}
-	// So that a socket that takes answers from any port hears of a closed one.
+	// An unconnected socket hears of a closed port only with this option.
 	raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVERR, 1) })
 	if err != nil {
 		return err
@@ -185,7 +186,8 @@ func (p *process) alive() bool {
 	}
 }
 
-// cpu returns the user and system time of the server, of all its threads and children, those that ended included.
+// cpu returns the user and system time of the server, including all threads and children, also
+// those that have ended.
 func (p *process) cpu() (time.Duration, error) {
 	if p.forks {
 		var value [8]byte
@@ -204,8 +206,8 @@ func (p *process) cpu() (time.Duration, error) {
 	return time.Duration(spent.Nano()), err
 }
 
-// openTaskClock returns a counter of the CPU time of pid and all its children to come, or -1. A server that ignores
-// SIGCHLD leaves no trace of its children in /proc.
+// openTaskClock returns a counter of the CPU time of pid and of all children it will have, or -1.
+// /proc keeps nothing about the children of a server that ignores SIGCHLD.
 func openTaskClock(pid int) int {
 	fd, err := unix.PerfEventOpen(&unix.PerfEventAttr{
 		Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_TASK_CLOCK,
@@ -222,7 +224,7 @@ func (p *process) memory() int64 {
 	return int64(statusField(p.cmd.Process.Pid, "VmHWM")) + p.peak.Load()
 }
 
-// sampleChildren keeps the peak of what the children hold beside the pages that they share with the server.
+// sampleChildren keeps the peak of the memory that the children do not share with the server.
 func (p *process) sampleChildren() {
 	path := fmt.Sprintf("/proc/%d/task/%[1]d/children", p.cmd.Process.Pid)
 	for {
@@ -247,7 +249,7 @@ func (p *process) sampleChildren() {
 	}
 }
 
-// statusField returns a field of /proc/PID/status that is given in kB, in bytes; 0 where it is not to be had.
+// statusField returns a field of /proc/PID/status in bytes, 0 if it is missing; the file has kB.
 func statusField(pid int, name string) int {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	for line := range bytes.Lines(text) {

@@ -5,60 +5,116 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// relay is a link in user space between clients and one server: every datagram arrives half a round trip
-// later or not at all. Each client has a socket of its own toward the server, so that a server that answers from
-// another port works as well; toward the clients the relay is a single port.
+// link is the path that a relay imitates. It is the same in both directions.
+type link struct {
+	roundTrip time.Duration
+	loss      float64       // part of the datagrams that is lost
+	rate      int           // bits a second, IP and UDP headers included; 0 is no limit
+	queue     time.Duration // wait at which a datagram is dropped; 0 is no limit
+}
+
+// relay is a link in user space between clients and one server. It has a single port for the
+// clients and a socket per client for the server, so that servers that answer from another port
+// work as well.
 type relay struct {
+	link
 	server unix.RawSockaddrInet4
-	oneWay time.Duration
-	loss   float64 // of the datagrams in each direction
 	seed   uint64
 
-	listen int
-	addr   netip.AddrPort
-	epoll  int
-	timer  int
-	stop   int
-	ended  chan struct{}
-	flows  []*flow
-	byPeer map[netip.AddrPort]*flow
-	queue  []delayed // the delay is the same for all: about first in, first out
-	free   [][]byte
+	in       *inbox
+	out      *outbox
+	listen   int
+	addr     netip.AddrPort
+	epoll    int
+	timer    int
+	next     int64 // when the timer expires, ns of the wall clock; 0 is never
+	stop     int
+	ended    chan struct{}
+	flows    []*flow
+	byClient map[netip.AddrPort]*flow
+	up, down direction // to the server and to the clients
+	free     [][]byte
+	traffic  traffic
+}
+
+// traffic is what passed a relay. It may be read after close.
+type traffic struct {
+	data    int           // DATA datagrams that the server sent
+	again   int           // those of a block that it had already sent in the same transfer
+	dropped int           // datagrams that found a queue full
+	cpu     time.Duration // of the relay's thread
+	sent    int           // datagrams
+	late    time.Duration // the sum of their delays beyond those of the link
 }
 
 // flow is one client's way through the relay.
 type flow struct {
 	fd       int
-	peer     unix.RawSockaddrInet4
-	transfer unix.RawSockaddrInet4 // the server's end; port 0 until an answer passed
-	answered bool                  // the client got it: another RRQ from its port is another client
-	up, down *rand.Rand            // which datagrams of each direction are lost depends on the seed and the flow alone
+	client   unix.RawSockaddrInet4
+	transfer unix.RawSockaddrInet4 // the server's end; port 0 until it has answered
+	answered bool                  // the client acknowledged: its next RRQ begins another flow
+	newest   uint16                // block of the newest DATA
+	// up and down decide which datagrams are lost. They depend on the seed and the flow alone.
+	up, down *rand.Rand
 }
 
+// direction is one way through a link.
+type direction struct {
+	idle   int64 // when the link has sent all that is queued, ns of the wall clock
+	queued []delayed
+}
+
+// delayed is a datagram under way.
 type delayed struct {
-	due      int64 // ns, wall clock
-	flow     *flow
-	toServer bool
-	data     []byte
+	due  int64 // ns of the wall clock
+	flow *flow
+	data []byte
 }
 
-// What epoll reports of the relay's own descriptors; flows are reported by their index.
+// pass returns when a datagram of size bytes that enters l at arrived leaves it, both in ns of the
+// wall clock. It returns false if the queue is full.
+func (d *direction) pass(l *link, arrived int64, size int) (int64, bool) {
+	if l.rate == 0 {
+		return arrived + int64(l.roundTrip/2), true
+	}
+	begin := max(arrived, d.idle)
+	if l.queue > 0 && begin-arrived > int64(l.queue) {
+		return 0, false
+	}
+	d.idle = begin + int64(l.transmission(size+ipHeaders))
+	return d.idle + int64(l.roundTrip/2), true
+}
+
+// transmission returns how long l, which has a rate, takes to send so many bytes.
+func (l *link) transmission(bytes int) time.Duration {
+	return time.Duration(float64(bytes) * 8 / float64(l.rate) * float64(time.Second))
+}
+
+const relayBatch = 32 // datagrams that one call receives
+
+// relayNice is the nice value of the relay's thread, if this process may set it: a link that waits
+// for a CPU would be slower than its rate.
+const relayNice = -10
+
+// Tags of the relay's own descriptors in epoll; the tag of a flow is its index.
 const (
 	onListen = -1
 	onTimer  = -2
 	onStop   = -3
 )
 
-// newRelay starts a relay toward server.
-func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed uint64) (*relay, error) {
+// newRelay starts a relay to server.
+func newRelay(server netip.AddrPort, l link, seed uint64) (*relay, error) {
 	r := &relay{
-		server: rawAddr(server), oneWay: roundTrip / 2, loss: loss, seed: seed,
-		ended: make(chan struct{}), byPeer: map[netip.AddrPort]*flow{},
+		link: l, server: rawAddr(server), seed: seed,
+		in: newInbox(relayBatch, 1<<16), out: newOutbox(relayBatch * segmentsMost),
+		ended: make(chan struct{}), byClient: map[netip.AddrPort]*flow{},
 	}
 	var err error
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
@@ -74,6 +130,7 @@ func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed
 		return nil, err
 	}
 	growBuffer(r.listen, clientBuffer)
+	passBy(r.listen)
 	unix.SetsockoptInt(r.listen, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
 	if err := unix.Bind(r.listen, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
 		return nil, err
@@ -85,7 +142,8 @@ func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed
 	bound := name.(*unix.SockaddrInet4)
 	r.addr = netip.AddrPortFrom(netip.AddrFrom4(bound.Addr), uint16(bound.Port))
 	for fd, tag := range map[int]int32{r.listen: onListen, r.timer: onTimer, r.stop: onStop} {
-		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: tag}); err != nil {
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: tag}
+		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 			return nil, err
 		}
 	}
@@ -93,7 +151,7 @@ func newRelay(server netip.AddrPort, roundTrip time.Duration, loss float64, seed
 	return r, nil
 }
 
-// close ends the relay and what is under way in it.
+// close ends the relay; datagrams under way in it are lost.
 func (r *relay) close() {
 	unix.Write(r.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 	<-r.ended
@@ -108,9 +166,15 @@ func (r *relay) close() {
 func (r *relay) run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if was, err := unix.Getpriority(unix.PRIO_PROCESS, unix.Gettid()); err == nil {
+		unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), relayNice)
+		defer unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 20-was) // getpriority(2)
+	}
 	defer close(r.ended)
-	events := make([]unix.EpollEvent, 256)
-	buffer := make([]byte, 1<<16)
+	began := threadCPU()
+	defer func() { r.traffic.cpu = threadCPU() - began }()
+	events := make([]unix.EpollEvent, relayBatch)
+	expired := make([]byte, 8)
 	for {
 		n, err := unix.EpollWait(r.epoll, events, -1)
 		if err != nil && err != unix.EINTR {
@@ -121,11 +185,12 @@ func (r *relay) run() {
 			case onStop:
 				return
 			case onTimer:
-				unix.Read(r.timer, buffer[:8])
+				unix.Read(r.timer, expired)
+				r.next = 0
 			case onListen:
-				r.fromClients(buffer)
+				r.fromClients()
 			default:
-				r.fromServer(r.flows[event.Fd], buffer)
+				r.fromServer(r.flows[event.Fd])
 			}
 		}
 		if err := r.forward(); err != nil {
@@ -135,95 +200,146 @@ func (r *relay) run() {
 }
 
 // fromClients queues what clients sent.
-func (r *relay) fromClients(buffer []byte) {
-	var peer unix.RawSockaddrInet4
-	for {
-		n, arrived, ok := recvStamped(r.listen, buffer, &peer)
-		if !ok {
-			return
-		}
-		request := n >= 2 && binary.BigEndian.Uint16(buffer) == opRRQ
-		f := r.byPeer[addrPort(&peer)]
-		if f == nil || request && f.answered {
-			if f = r.newFlow(peer); f == nil {
-				continue
+func (r *relay) fromClients() {
+	for n := relayBatch; n == relayBatch; {
+		n = r.in.receive(r.listen)
+		for i := range n {
+			datagram, client := r.in.packet(i), r.in.from[i]
+			arrived, _ := r.in.stamp(i)
+			request := len(datagram) >= 2 && binary.BigEndian.Uint16(datagram) == opRRQ
+			f := r.byClient[addrPort(&client)]
+			if f == nil || request && f.answered {
+				if f = r.newFlow(client); f == nil {
+					continue
+				}
 			}
-		}
-		f.answered = f.answered || !request
-		if f.up.Float64() >= r.loss {
-			r.enqueue(f, true, buffer[:n], arrived)
+			f.answered = f.answered || !request
+			if f.up.Float64() >= r.loss {
+				r.enqueue(&r.up, f, datagram, arrived)
+			}
 		}
 	}
 }
 
-// newFlow returns nil where no socket is to be had: the datagram is lost.
-func (r *relay) newFlow(peer unix.RawSockaddrInet4) *flow {
+// newFlow returns nil if there is no socket for it; the datagram is then lost.
+func (r *relay) newFlow(client unix.RawSockaddrInet4) *flow {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil
 	}
 	growBuffer(fd, clientBuffer)
+	passBy(fd)
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+	unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) // segments arrive joined, for speed
 	index := len(r.flows)
-	if unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)}) != nil {
+	event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(index)}
+	if unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &event) != nil {
 		unix.Close(fd)
 		return nil
 	}
 	f := &flow{
-		fd: fd, peer: peer,
+		fd: fd, client: client,
 		up:   rand.New(rand.NewPCG(r.seed, uint64(2*index))),
 		down: rand.New(rand.NewPCG(r.seed, uint64(2*index+1))),
 	}
 	r.flows = append(r.flows, f)
-	r.byPeer[addrPort(&peer)] = f
+	r.byClient[addrPort(&client)] = f
 	return f
 }
 
-// fromServer queues what the server sent to one client. Only the first transfer that answered passes: the relay
-// is the client that does not accept a second port (RFC 1350 section 4).
-func (r *relay) fromServer(f *flow, buffer []byte) {
-	var from unix.RawSockaddrInet4
-	for {
-		n, arrived, ok := recvStamped(f.fd, buffer, &from)
-		if !ok {
-			return
+// fromServer queues what the server sent to one client. It drops datagrams from any port but the
+// one that answered first, as a client does (RFC 1350 section 4).
+func (r *relay) fromServer(f *flow) {
+	for n := relayBatch; n == relayBatch; {
+		n = r.in.receive(f.fd)
+		for i := range n {
+			arrived, segment := r.in.stamp(i)
+			if f.transfer.Port != 0 && f.transfer.Port != r.in.from[i].Port {
+				continue
+			}
+			joined := r.in.packet(i)
+			size := max(len(joined), 1)
+			if segment > 0 {
+				size = segment
+			}
+			for datagram := range slices.Chunk(joined, size) {
+				r.count(f, datagram)
+				if f.down.Float64() >= r.loss && r.enqueue(&r.down, f, datagram, arrived) {
+					f.transfer = r.in.from[i]
+				}
+			}
 		}
-		if f.transfer.Port != 0 && f.transfer.Port != from.Port || f.down.Float64() < r.loss {
-			continue
-		}
-		f.transfer = from
-		r.enqueue(f, false, buffer[:n], arrived)
 	}
 }
 
-func (r *relay) enqueue(f *flow, toServer bool, datagram []byte, arrived int64) {
+// count tells the blocks that the server sends for the first time from the others.
+func (r *relay) count(f *flow, datagram []byte) {
+	if len(datagram) < 4 || binary.BigEndian.Uint16(datagram) != opData {
+		return
+	}
+	r.traffic.data++
+	block := binary.BigEndian.Uint16(datagram[2:])
+	if int16(block-f.newest) <= 0 {
+		r.traffic.again++
+		return
+	}
+	f.newest = block
+}
+
+// enqueue sends the datagram on its way. It returns false if it drops it because the queue is full.
+func (r *relay) enqueue(d *direction, f *flow, datagram []byte, arrived int64) bool {
+	due, ok := d.pass(&r.link, arrived, len(datagram))
+	if !ok {
+		r.traffic.dropped++
+		return false
+	}
 	var data []byte
 	if last := len(r.free) - 1; last >= 0 {
 		data, r.free = r.free[last], r.free[:last]
 	}
-	r.queue = append(r.queue, delayed{arrived + int64(r.oneWay), f, toServer, append(data[:0], datagram...)})
+	d.queued = append(d.queued, delayed{due, f, append(data[:0], datagram...)})
+	return true
 }
 
-// forward sends what is due and sets the timer for the next.
+// forward sends what is due and sets the timer for the next datagram.
 func (r *relay) forward() error {
-	sent := 0
-	for _, d := range r.queue {
-		if d.due > time.Now().UnixNano() {
-			break
-		}
-		switch {
-		case !d.toServer:
-			sendTo(r.listen, d.data, &d.flow.peer)
-		case len(d.data) >= 2 && binary.BigEndian.Uint16(d.data) == opRRQ || d.flow.transfer.Port == 0:
+	now := time.Now().UnixNano()
+	up, down := r.take(&r.up, now), r.take(&r.down, now)
+	for _, d := range up {
+		if len(d.data) >= 2 && binary.BigEndian.Uint16(d.data) == opRRQ || d.flow.transfer.Port == 0 {
 			sendTo(d.flow.fd, d.data, &r.server)
-		default:
+		} else {
 			sendTo(d.flow.fd, d.data, &d.flow.transfer)
 		}
 		r.free = append(r.free, d.data)
-		sent++
 	}
-	if r.queue = r.queue[sent:]; len(r.queue) == 0 {
+	r.out.send(r.listen, down)
+	for _, d := range down {
+		r.free = append(r.free, d.data)
+	}
+	var next int64
+	for _, d := range []*direction{&r.up, &r.down} {
+		if len(d.queued) > 0 && (next == 0 || d.queued[0].due < next) {
+			next = d.queued[0].due
+		}
+	}
+	if next == r.next {
 		return nil
 	}
-	return unix.TimerfdSettime(r.timer, unix.TFD_TIMER_ABSTIME, &unix.ItimerSpec{Value: unix.NsecToTimespec(r.queue[0].due)}, nil)
+	r.next = next
+	timer := unix.ItimerSpec{Value: unix.NsecToTimespec(next)}
+	return unix.TimerfdSettime(r.timer, unix.TFD_TIMER_ABSTIME, &timer, nil)
+}
+
+// take removes the datagrams that are due from d.
+func (r *relay) take(d *direction, now int64) []delayed {
+	n := 0
+	for n < len(d.queued) && d.queued[n].due <= now {
+		r.traffic.late += time.Duration(now - d.queued[n].due)
+		n++
+	}
+	r.traffic.sent += n
+	due := d.queued[:n]
+	d.queued = d.queued[n:]
+	return due
 }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// raiseFileLimit lets this process and the servers have a socket for each of the 1,000 clients, and a file.
+// raiseFileLimit allows this process and the servers a socket and a file for each of 1,000 clients.
 func raiseFileLimit() {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) == nil {
@@ -20,7 +20,7 @@ func raiseFileLimit() {
 	}
 }
 
-// prepare makes the folder that every server may read, with the binaries built the way the image is.
+// prepare makes a folder that every server may read and builds the binaries as the image does.
 func prepare() (string, error) {
 	folder, err := os.MkdirTemp("", "flytftp-bench-")
 	if err != nil {
@@ -29,8 +29,8 @@ func prepare() (string, error) {
 	if err := os.Chmod(folder, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -buildid=", "-gcflags=all=-l", "-gcflags=flytftp/singleport=", "-o", folder,
-		"flytftp", "flytftp/bench/bare")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -buildid=", "-gcflags=all=-l",
+		"-gcflags=flytftp/singleport=", "-o", folder, "flytftp", "flytftp/bench/bare")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=nogreenteagc")
 	if output, err := cmd.CombinedOutput(); err != nil {
 		os.RemoveAll(folder)
@@ -39,10 +39,10 @@ func prepare() (string, error) {
 	return folder, nil
 }
 
-// folderVariable names what prepare made to the copy of this program that runs in a network namespace.
+// folderVariable passes the folder of prepare to the copy of this program in the network namespace.
 const folderVariable = "FLYTFTP_BENCH_FOLDER"
 
-// namespaced reports whether this program has a network of its own, where no port is taken.
+// namespaced reports whether this program has a network of its own, where every port is free.
 func namespaced() bool { return os.Getenv(folderVariable) != "" }
 
 // runNamespaced runs this program again in a network namespace of its own.
@@ -67,8 +67,8 @@ func runNamespaced(ctx context.Context, folder string) error {
 // errReported is an error that the copy of this program has printed.
 var errReported = errors.New("reported")
 
-// raiseLoopback sets the new network up. Beside 127.0.0.1 it gets an address of RFC 5737: in.tftpd refuses to start
-// where getaddrinfo's AI_ADDRCONFIG finds none but 127.0.0.1.
+// raiseLoopback sets up loopback in the new network namespace. It also gets an address of RFC 5737:
+// in.tftpd does not start where getaddrinfo with AI_ADDRCONFIG finds no address but 127.0.0.1.
 func raiseLoopback() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -6,9 +6,10 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
-// What a transfer of a file that changes may come to, and what breaks the promise.
 func TestFaultPromises(t *testing.T) {
 	old, changed := []byte("old content"), []byte("new content")
 	answer := &tftpError{0, "Read failed"}
@@ -49,8 +50,9 @@ func TestFaultPromises(t *testing.T) {
 	}
 }
 
-// A client whose patience is over asks from another port, and its transfer took as long as it waited in all.
+// A client that loses patience asks again from another port, and the time it has waited counts.
 func TestPatience(t *testing.T) {
+	testkit.SkipIfShort(t)
 	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
@@ -76,8 +78,11 @@ func TestPatience(t *testing.T) {
 			}
 		}
 	}()
-	l := load{server: server.LocalAddr().(*net.UDPAddr).AddrPort(), name: "file", content: []byte("content"), blockSize: 512, windowSize: 1,
-		clients: 1, each: 1, limit: 30 * time.Second, sources: []netip.Addr{source}, patience: 1}
+	l := load{
+		server: server.LocalAddr().(*net.UDPAddr).AddrPort(), name: "file", content: []byte("content"),
+		blockSize: 512, windowSize: 1, clients: 1, each: 1, limit: 30 * time.Second,
+		sources: []netip.Addr{source}, patience: 1,
+	}
 	o, err := l.run(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +90,8 @@ func TestPatience(t *testing.T) {
 	server.Close()
 	<-done
 	if len(o.latencies) != 1 || o.failed() != 0 || o.again != 1 || len(requests) != 2 {
-		t.Errorf("%d transfers, failures %v, asked again %d times, requests %v", len(o.latencies), o.failures, o.again, requests)
+		t.Errorf("%d transfers, failures %v, asked again %d times, requests %v",
+			len(o.latencies), o.failures, o.again, requests)
 	}
 	if len(o.latencies) == 1 && o.latencies[0] < 2*clientTimer {
 		t.Errorf("the transfer took %v: its first port waited longer", o.latencies[0])

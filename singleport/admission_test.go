@@ -270,6 +270,9 @@ func TestVictimReceivesLessThanTheAttackerSends(t *testing.T) {
 // A million and a half forged requests from as many networks, then honest networks that never asked before: the forger does not hold
 // the buckets.
 func TestForgedPrefixesDoNotLockOut(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	random := rand.New(rand.NewPCG(4, 1))
 	for _, test := range []struct {
 		perSecond     int64

@@ -77,6 +77,9 @@ func bombard(t *testing.T, addr string, b bombardment, stop func(rounds int) boo
 
 // What is known of the library is true: each of these ends the process of the bare one.
 func TestBareLibraryPanics(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	folder := t.TempDir()
 	program := filepath.Join(folder, "bare")
 	if out, err := exec.Command("go", "build", "-o", program, "../bench/bare").CombinedOutput(); err != nil {
@@ -152,11 +155,11 @@ func listening(t *testing.T, cfg Config, h Handler) (addr string, observer *test
 }
 
 // small is a Handler that knows one file.
-func small(t *Transfer) error {
+func small(t *Transfer) (File, error) {
 	if t.Name() != "small.txt" {
-		return ErrNotFound
+		return nil, ErrNotFound
 	}
-	return t.Send(strings.NewReader("small"), 5)
+	return fileOf([]byte("small"))
 }
 
 // fetchSmall fails the test unless the server serves a request.
@@ -191,6 +194,9 @@ func TestBombardmentsAreSurvived(t *testing.T) {
 			if b.racy {
 				rounds = 4000
 			}
+			if testing.Short() {
+				rounds /= 10
+			}
 			bombard(t, addr, b, func(n int) bool { return n > rounds })
 			fetchSmall(t, addr)
 			if panics := observer.panics(); len(panics) != 0 {
@@ -202,12 +208,12 @@ func TestBombardmentsAreSurvived(t *testing.T) {
 
 // A panic of a handler ends its transfer alone.
 func TestHandlerPanics(t *testing.T) {
-	addr, observer := listening(t, Config{Rate: MaxRate}, func(t *Transfer) error {
+	addr, observer := listening(t, Config{Rate: MaxRate}, func(t *Transfer) (File, error) {
 		switch t.Name() {
 		case "before":
 			panic("before Send")
 		case "during":
-			return t.Send(panicReader{}, -1)
+			return panicFile{}, nil
 		}
 		return small(t)
 	})
@@ -239,7 +245,7 @@ func TestEnginePanics(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
 	inRig(t, files, generous, 21, func(t *testing.T, n *rig) {
 		n.both(path{delay: time.Millisecond})
-		m := model{name: "client", requests: seconds(1), quiet: time.Second, deaf: true}
+		m := model{name: "client", requests: seconds(1), quiet: seconds(1), deaf: true}
 		running := m.open(n.link, 1, 2000)
 		done := make(chan error, 1)
 		go func() {
@@ -253,7 +259,7 @@ func TestEnginePanics(t *testing.T) {
 		for i := range 5 {
 			shard := n.server.shards[0]
 			shard.mu.Lock()
-			shard.engine.poisoned = true
+			shard.engine.strangeForTest = struct{ net.Addr }{}
 			shard.mu.Unlock()
 			// This request, or what the running transfer needs next, meets the poison.
 			c := m.open(n.link, 2+i, 2000)
@@ -274,9 +280,10 @@ func TestEnginePanics(t *testing.T) {
 	})
 }
 
-type panicReader struct{}
+type panicFile struct{ testFile }
 
-func (panicReader) Read([]byte) (int, error) { panic("in Read") }
+func (panicFile) Size() int64                       { return 1000 }
+func (panicFile) ReadAt([]byte, int64) (int, error) { panic("in ReadAt") }
 
 // goroutines returns the number of goroutines in bubbles, and what they are at.
 func goroutines() (count int, stacks string) {
@@ -287,6 +294,9 @@ func goroutines() (count int, stacks string) {
 
 // After more than 10,000 transfers of all kinds nothing is left.
 func TestNothingIsLeft(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	files := map[string][]byte{"a": content(100_000), "b": content(700), "c": nil}
 	inRig(t, files, generous, 20, func(t *testing.T, n *rig) {
 		n.both(path{delay: time.Millisecond, loss: 0.001})

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -15,13 +14,15 @@ import (
 	"github.com/pin/tftp/v3"
 )
 
-// engine lets a pin/tftp server run the transfers of a shard. It is the net.PacketConn that pin/tftp reads and writes.
+// engine lets a pin/tftp server run the transfers of a shard. It is the net.PacketConn that
+// pin/tftp reads and writes.
 //
-// To pin/tftp every transfer is a client of its own with an address that is never used again, so that the end of one never
-// meets the beginning of another. It is given a request, then exactly one answer to each datagram that it sent, and nothing
-// else; that keeps its known faults out of reach (a closed channel is sent to in singlePortProcessRequests, single_port.go;
-// buffers of 516 bytes overflow in readFrom, connection.go, and packOACK, packet.go; a stray datagram restarts its timer in
-// sendDatagram, sender.go).
+// To pin/tftp every transfer is a client of its own with an address that is never used again, so
+// that the end of one never meets the beginning of another. It is given a request, then exactly
+// one answer to each datagram that it sent, and nothing else; that keeps its known faults out of
+// reach (a closed channel is sent to in singlePortProcessRequests, single_port.go; buffers of 516
+// bytes overflow in readFrom, connection.go, and packOACK, packet.go; a stray datagram restarts
+// its timer in sendDatagram, sender.go).
 type engine struct {
 	shard  *shard
 	server *tftp.Server
@@ -33,7 +34,10 @@ type engine struct {
 	byID     map[uint64]*Transfer
 	lastID   uint64
 	closing  bool // once no transfer is left, the engine's Serve returns
-	poisoned bool // for the test of what is done when pin/tftp panics
+
+	// strangeForTest is what ReadFrom returns next in place of a client's address: pin/tftp
+	// panics at it.
+	strangeForTest net.Addr
 
 	// Of the goroutine that serves.
 	blockSize int       // what SetBlockSize was called with last
@@ -47,15 +51,15 @@ type delivery int
 const (
 	deliverNothing delivery = iota
 	deliverRequest
-	deliverTerms // the OACK that sets the size of segments
-	deliverACK
-	deliverFailure // an ERROR, which ends the transfer
+	deliverACK // the ACK of what pin/tftp sent last, for which it sends the next segment
+	deliverEnd // an ERROR, which ends the transfer, however it went
 )
 
 const (
 	// engineTimeout is never reached: this package ends transfers long before.
 	engineTimeout = 24 * time.Hour
-	// smallBlockSize, in bytes, is the size of the buffers that pin/tftp makes for what it is given: the smallest that SetBlockSize takes.
+	// smallBlockSize, in bytes, is the size of the buffers that pin/tftp makes for what it is
+	// given: the smallest that SetBlockSize takes.
 	smallBlockSize = DefaultBlockSize + 1
 )
 
@@ -102,9 +106,9 @@ func (e *engine) abandon() {
 	s.flush()
 	switch what {
 	case deliverRequest:
-		s.release(t)
-	case deliverTerms, deliverACK:
-		e.enqueue(t, deliverFailure)
+		s.dispose(t)
+	default:
+		e.enqueue(t, deliverEnd)
 	}
 }
 
@@ -124,7 +128,8 @@ func (e *engine) enqueue(t *Transfer, d delivery) {
 	e.arrived.Signal()
 }
 
-// dequeue waits for the next transfer in the queue. It returns nil when the engine closes and no transfer is left.
+// dequeue waits for the next transfer in the queue. It returns nil when the engine closes and no
+// transfer is left.
 func (e *engine) dequeue() *Transfer {
 	for e.queue == nil {
 		if e.closing && len(e.byID) == 0 {
@@ -139,8 +144,9 @@ func (e *engine) dequeue() *Transfer {
 
 // ReadFrom implements net.PacketConn.
 func (e *engine) ReadFrom(b []byte) (int, net.Addr, error) {
-	// pin/tftp makes a buffer of this size for whatever it is given next, but limits segments by what is set when a request
-	// comes (single_port.go, singlePortProcessRequests; server.go, handlePacket).
+	// pin/tftp makes a buffer of this size for whatever it is given next, but limits segments by
+	// what is set when a request comes (single_port.go, singlePortProcessRequests; server.go,
+	// handlePacket).
 	e.setBlockSize(smallBlockSize)
 	e.given = nil
 	e.shard.mu.Lock()
@@ -154,26 +160,23 @@ func (e *engine) ReadFrom(b []byte) (int, net.Addr, error) {
 		d := t.delivery
 		t.delivery, t.waiting = deliverNothing, false
 		if d == deliverRequest && t.over {
-			e.shard.release(t)
+			e.shard.dispose(t)
 			continue
 		}
 		n := len(t.appendDelivery(b[:0], d))
-		limit, poisoned := t.segmentLimit, e.poisoned
-		e.poisoned = false
+		size, strange := t.segmentSize, e.strangeForTest
+		e.strangeForTest = nil
 		e.shard.mu.Unlock()
 		e.given, e.givenWhat = t, d
-		if poisoned {
-			return n, poison{}, nil
+		if strange != nil {
+			return n, strange, nil
 		}
 		if d == deliverRequest {
-			e.setBlockSize(limit)
+			e.setBlockSize(size)
 		}
 		return n, &t.address, nil
 	}
 }
-
-// poison is an address that pin/tftp does not expect.
-type poison struct{ net.Addr }
 
 func (e *engine) setBlockSize(n int) {
 	if e.blockSize != n {
@@ -190,11 +193,7 @@ func (t *Transfer) appendDelivery(b []byte, d delivery) []byte {
 		b = append(b, t.name...)
 		b = append(b, 0)
 		b = append(b, t.mode...)
-		// An OACK to ask for is what lets the size of segments be set when the file is known (sender.go, sendDatagram).
-		return append(b, "\x00blksize\x00512\x00"...)
-	case deliverTerms:
-		b = append(b, 0, opOACK)
-		b = append(b, "blksize\x00"...)
+		b = append(b, "\x00blksize\x00"...)
 		b = strconv.AppendInt(b, int64(t.segmentSize), 10)
 		return append(b, 0)
 	case deliverACK:
@@ -216,9 +215,6 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 	if opcode == opERROR {
 		s.fail(t, t.readFailure)
 		s.flush()
-		if t.returned {
-			s.release(t)
-		}
 		return len(b), nil
 	}
 	if t.over {
@@ -230,7 +226,7 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 	t.waiting = true
 	switch opcode {
 	case opOACK:
-		s.offer(t)
+		e.enqueue(t, deliverACK) // of block 0
 	case opDATA:
 		t.engineBlock = binary.BigEndian.Uint16(b[2:])
 		s.load(t, b[4:])
@@ -239,7 +235,7 @@ func (e *engine) WriteTo(b []byte, addr net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// read is pin/tftp's read handler: it hands the transfer to the Handler.
+// read is pin/tftp's read handler.
 func (e *engine) read(_ string, rf io.ReaderFrom) error {
 	s := e.shard
 	client := rf.(tftp.OutgoingTransfer).RemoteAddr()
@@ -249,23 +245,18 @@ func (e *engine) read(_ string, rf io.ReaderFrom) error {
 	if t == nil {
 		return errEnded // pin/tftp panicked after it began
 	}
-	t.engine = rf
-	err := s.server.handle(t)
+	rf.ReadFrom(segmentReader{t})
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	t.returned = true
-	if !t.sent {
-		t.readFailure = err
-		return errEnded // so that pin/tftp reports it, in WriteTo, and lets the transfer go
-	}
-	s.fail(t, err) // if it panicked
+	s.fail(t, t.readFailure) // if nothing else ended it
 	s.flush()
-	s.release(t)
+	s.mu.Unlock()
+	s.finish(t)
 	return nil
 }
 
 // add has pin/tftp begin t, under an address of its own.
 func (e *engine) add(t *Transfer) {
+	t.stage = engaged
 	e.lastID++
 	t.id = e.lastID
 	binary.BigEndian.PutUint32(t.ip[:], uint32(t.id>>16))
@@ -287,7 +278,8 @@ func (e *engine) close() {
 	e.server.Shutdown()
 }
 
-// LocalAddr implements net.PacketConn. pin/tftp only wants to parse it (server.go, Serve), which fails for an address with a zone.
+// LocalAddr implements net.PacketConn. pin/tftp only wants to parse it (server.go, Serve), which
+// fails for an address with a zone.
 func (e *engine) LocalAddr() net.Addr { return &net.UDPAddr{IP: net.IPv4zero} }
 
 // Close, and deadlines, are the shard's affair.
@@ -297,6 +289,3 @@ func (e *engine) SetReadDeadline(time.Time) error  { return nil }
 func (e *engine) SetWriteDeadline(time.Time) error { return nil }
 
 var _ net.PacketConn = (*engine)(nil)
-
-// panicked reports a panic that was contained.
-func (s *Server) panicked(v any) { s.config.Observer.Panicked(v, debug.Stack()) }

@@ -92,7 +92,7 @@ func FuzzDatagrams(f *testing.F) {
 				s.clients[i] = n.client(i, 2000, 4096)
 			}
 			s.run()
-			m := model{name: "good client", blockSize: 1428, requests: seconds(1), quiet: time.Second, deaf: true}
+			m := model{name: "good client", blockSize: 1428, requests: seconds(1), quiet: seconds(1), deaf: true}
 			m.fetchAll(n, 100, "b", 1)
 			n.stop(time.Second)
 		})
@@ -102,7 +102,7 @@ func FuzzDatagrams(f *testing.F) {
 // rebuilt returns a request with what is kept of r.
 func (r *request) rebuilt() []byte {
 	options := []string{}
-	for _, a := range r.asked[:r.count] {
+	for _, a := range r.options() {
 		options = append(options, string(a.name), strconv.Itoa(a.value))
 	}
 	b := requestOf(string(r.name), string(r.mode), options...)
@@ -142,7 +142,7 @@ func FuzzRequest(f *testing.F) {
 			return
 		}
 		var seen [optionCount]bool
-		for _, a := range r.asked[:r.count] {
+		for _, a := range r.options() {
 			if seen[a.option] || a.value < optionBounds[a.option][0] || a.value > optionBounds[a.option][1] || !equalFold(a.name, optionNames[a.option]) {
 				t.Fatalf("option %q = %d", a.name, a.value)
 			}
@@ -153,7 +153,7 @@ func FuzzRequest(f *testing.F) {
 			t.Fatalf("%q was read as %q and again as %q", datagram, r.rebuilt(), again.rebuilt())
 		}
 		if mode, ok := r.servedMode(); ok {
-			transfer := Transfer{name: string(r.name), mode: mode}
+			transfer := Transfer{name: string(r.name), mode: mode, segmentSize: largestSegment}
 			// More overflows a buffer of pin/tftp (sender.go, sendDatagram).
 			if b := transfer.appendDelivery(nil, deliverRequest); len(b) > 516 {
 				t.Fatalf("the engine is given %d bytes", len(b))
@@ -164,10 +164,10 @@ func FuzzRequest(f *testing.F) {
 
 // What is granted was asked for, in the words and in the order of the request, within every limit.
 func FuzzNegotiate(f *testing.F) {
-	seedRequests(f, func(request []byte) { f.Add(request, uint16(1468), uint16(64), uint32(1<<20), int64(70_274)) })
-	f.Add(requestOf("a", "octet", "windowsize", "64", "blksize", "65464", "tsize", "0"), uint16(65464), uint16(65535), uint32(0), int64(0))
-	f.Add(requestOf("a", "octet", "tsize", "0"), uint16(512), uint16(1), uint32(0), int64(-1))
-	f.Fuzz(func(t *testing.T, datagram []byte, maxBlockSize, maxWindowSize uint16, windowBytes uint32, size int64) {
+	seedRequests(f, func(request []byte) { f.Add(request, uint16(1468), uint16(64), int64(70_274)) })
+	f.Add(requestOf("a", "octet", "windowsize", "64", "blksize", "65464", "tsize", "0"), uint16(65464), uint16(32767), int64(0))
+	f.Add(requestOf("a", "octet", "tsize", "0"), uint16(512), uint16(1), int64(-1))
+	f.Fuzz(func(t *testing.T, datagram []byte, maxBlockSize, maxWindowSize uint16, size int64) {
 		if len(datagram) < 4 {
 			return
 		}
@@ -175,10 +175,10 @@ func FuzzNegotiate(f *testing.F) {
 		if !ok {
 			return
 		}
-		mostBlock, mostWindow, bytesLimit := max(int(maxBlockSize), DefaultBlockSize), max(int(maxWindowSize), 1), int(windowBytes>>1)
-		agreed, oack := negotiate(r.asked[:r.count], mostBlock, mostWindow, bytesLimit, size)
+		mostBlock, mostWindow := max(int(maxBlockSize), DefaultBlockSize), max(int(maxWindowSize), 1)
+		agreed, oack := negotiate(r.options(), mostBlock, mostWindow, size)
 		if agreed.blockSize < MinBlockSize || agreed.blockSize > mostBlock || agreed.windowSize < 1 || agreed.windowSize > mostWindow ||
-			agreed.windowSize > 1 && agreed.windowSize*agreed.blockSize > bytesLimit || agreed.timeout < 0 || agreed.timeout > MaxTimeout {
+			agreed.timeout < 0 || agreed.timeout > MaxTimeout {
 			t.Fatalf("%+v", agreed)
 		}
 		if oack == nil {
@@ -194,7 +194,7 @@ func FuzzNegotiate(f *testing.F) {
 			t.Fatalf("OACK %q", oack)
 		}
 		fields := bytes.Split(oack[2:len(oack)-1], []byte{0})
-		asked := r.asked[:r.count]
+		asked := r.options()
 		for i := 0; i < len(fields); i += 2 {
 			for len(asked) > 0 && !bytes.Equal(asked[0].name, fields[i]) {
 				asked = asked[1:]
@@ -212,17 +212,28 @@ func FuzzNegotiate(f *testing.F) {
 	})
 }
 
-// FuzzWindow drives a window as a shard, an engine and a client would, in any order, and holds it against a model of the file.
+// FuzzWindow drives a window and its flight as a shard, an engine and a client would, in any order, and
+// holds them against a model of the file: a flight never has more unacknowledged than its limit, never
+// reaches beyond the end, and always gets there.
 func FuzzWindow(f *testing.F) {
-	f.Add(uint16(100), uint16(1), uint16(2000), uint8(3), []byte("\x00\x08\x01\x00\x08\x01\x02\x03"))
-	f.Add(uint16(8), uint16(64), uint16(60_000), uint8(1), []byte("\x00\xf8\x09\x00\xf8\x11\x02\x00\xf8\x03\x0b\x00\xf8"))
-	f.Add(uint16(512), uint16(5), uint16(512*5), uint8(4), []byte("\x00\x18\x09\x00\x03\x00\x28\x05"))
-	f.Add(uint16(8), uint16(7), uint16(0), uint8(0), []byte("\x00\x01\x03"))
-	f.Fuzz(func(t *testing.T, blockSize, windowSize, size uint16, perSegment uint8, steps []byte) {
-		d := windowDriver{t: t, file: content(int(size)), segment: (1 + int(perSegment)) * max(int(blockSize), MinBlockSize)}
-		d.window = newWindow(terms{blockSize: max(int(blockSize), MinBlockSize), windowSize: max(int(windowSize), 1)})
+	f.Add(uint16(100), uint16(1), uint16(2000), uint8(3), uint8(24), true, []byte("\x00\x08\x01\x00\x08\x01\x02\x03"))
+	f.Add(uint16(8), uint16(64), uint16(60_000), uint8(1), uint8(24), false, []byte("\x00\xf8\x09\x00\xf8\x11\x02\x00\xf8\x03\x0b\x00\xf8"))
+	f.Add(uint16(512), uint16(5), uint16(512*5), uint8(4), uint8(1), true, []byte("\x00\x18\x09\x00\x03\x00\x28\x05"))
+	f.Add(uint16(8), uint16(7), uint16(0), uint8(0), uint8(24), false, []byte("\x00\x01\x03"))
+	f.Add(uint16(8), uint16(1), uint16(6000), uint8(9), uint8(200), true, []byte("\x00\xf8\x2b\xf8\xff\x04\xf8\x33\xf8\x07\xf8\x06\xf8\x2b"))
+	f.Fuzz(func(t *testing.T, blockSize, windowSize, size uint16, perSegment, ahead uint8, twice bool, steps []byte) {
+		agreed := terms{blockSize: max(int(blockSize), MinBlockSize), windowSize: min(max(int(windowSize), 1), MaxWindowSize)}
+		d := windowDriver{t: t, file: content(int(size)), segment: (1 + int(perSegment)) * agreed.blockSize}
+		known := int64(-1)
+		if twice {
+			known = int64(len(d.file))
+		}
+		d.window = newWindow(agreed, known)
+		d.flight = newFlight(agreed.windowSize, int(ahead))
+		d.most = d.flight.ceiling
 		for ; len(steps) > 0 && !d.done; steps = steps[1:] {
 			argument := int(steps[0] >> 3)
+			d.now += int64(argument) * 1e6
 			switch steps[0] & 7 {
 			case 0, 1, 2:
 				d.send(1 + argument)
@@ -233,20 +244,27 @@ func FuzzWindow(f *testing.F) {
 			case 5:
 				d.acknowledge(int(d.high))
 			case 6:
-				d.acknowledge(int(steps[0]) << 8)
+				d.unsend(argument)
 			case 7:
-				d.rewind()
+				d.goBack()
 			}
 			d.check()
 		}
-		// From wherever it is, a client that acknowledges all it is sent has the file in as few steps as there are windows.
-		for left := len(d.file)/d.blockSize + 2; !d.done; left-- {
+		// From wherever it is, a client that acknowledges all it is sent has the file in as few steps as there
+		// are windows.
+		for left := len(d.file)/d.blockSize + 3; !d.done; left-- {
 			if left == 0 {
 				t.Fatal("no progress")
 			}
 			d.rewind()
 			d.send(1 << 16)
-			d.acknowledge(int(d.high))
+			if d.trusting {
+				for end := d.high; d.acked < end && !d.done; {
+					d.acknowledge(int(d.acked) + 1)
+				}
+			} else {
+				d.acknowledge(int(d.high))
+			}
 			d.check()
 		}
 		if got := d.bytesAcked(); got != int64(len(d.file)) {
@@ -258,36 +276,44 @@ func FuzzWindow(f *testing.F) {
 // windowDriver is a window with the file that it is to carry.
 type windowDriver struct {
 	window
+	flight  flightLimit
+	now     int64
 	t       *testing.T
 	file    []byte
-	read    int // bytes
-	segment int // bytes that the engine reads at a time
-	loaded  bool
-	done    bool // the last block was acknowledged
+	read    int      // bytes that were read of a file that is read once
+	segment int      // bytes that the engine reads at a time
+	most    int      // the most that the limit ever was
+	done    bool     // the last block was acknowledged
+	taken   [][2]int // blocks and fresh ones of what was taken since the last ACK
 }
 
 // send sends up to limit blocks, as shard.advance does with a faithful engine.
 func (d *windowDriver) send(limit int) {
 	for {
-		if d.wantsSegment() {
-			if d.loaded {
-				d.release()
-				d.loaded = false
+		if d.wantsSegment(d.flight.limit) {
+			from := int(d.offset(d.release(d.segment)))
+			if d.size < 0 {
+				from = d.read
 			}
-			from := d.read
 			d.read = min(from+d.segment, len(d.file))
-			d.load(bytes.Clone(d.file[from:d.read]), d.read-from < d.segment)
-			d.loaded = true
+			segment := bytes.Clone(d.file[min(from, d.read):d.read])
+			final := len(segment) < d.segment
+			if d.size >= 0 {
+				segment = append(segment, make([]byte, d.segment-len(segment))...)
+			}
+			d.load(segment, final)
 		}
-		n := min(d.sendable(), limit)
+		n := min(d.sendable(d.flight.limit), limit)
 		if n == 0 {
 			return
 		}
 		first := int(d.next)
-		data, count, again := d.take(n)
+		data, count, fresh := d.take(n)
+		d.taken = append(d.taken, [2]int{count, fresh})
+		d.flight.sent(d.next-1, fresh == 0, d.now)
 		limit -= count
-		if count < 1 || count > n || again < 0 || again > count {
-			d.t.Fatalf("take(%d) gives %d blocks, %d of them again", n, count, again)
+		if count < 1 || count > n || fresh < 0 || fresh > count {
+			d.t.Fatalf("take(%d) gives %d blocks, %d of them fresh", n, count, fresh)
 		}
 		end := min((first-1+count)*d.blockSize, len(d.file))
 		if want := d.file[(first-1)*d.blockSize : end]; !bytes.Equal(data, want) {
@@ -296,34 +322,74 @@ func (d *windowDriver) send(limit int) {
 	}
 }
 
+// unsend takes back what was taken last, as a shard does when the socket is full.
+func (d *windowDriver) unsend(n int) {
+	for ; n > 0 && len(d.taken) > 0; n-- {
+		last := d.taken[len(d.taken)-1]
+		d.taken = d.taken[:len(d.taken)-1]
+		d.untake(last[0], last[1])
+	}
+}
+
+func (d *windowDriver) goBack() {
+	inFlight := d.inFlight()
+	d.flight.limit = d.flight.lost(d.windowSize, inFlight, nearBurst, d.acked, d.now&1 == 0)
+	d.taken = nil
+	d.rewind()
+}
+
 func (d *windowDriver) acknowledge(block int) {
-	before, high := d.acked, d.high
+	before, high, next := d.acked, d.high, d.next
 	ahead := int(uint16(block) - uint16(before))
 	answer := d.ack(uint16(block))
 	switch {
-	case ahead == 0 || ahead > int(high-before):
-		if answer != ackStale || d.acked != before {
+	case ahead == 0:
+		if answer != ackDuplicate || d.acked != before || d.next != next {
+			d.t.Fatalf("a duplicate ACK of %d is taken for %d", before, answer)
+		}
+		return
+	case ahead > int(high-before):
+		if answer != ackStale || d.acked != before || d.next != next {
 			d.t.Fatalf("ACK %d counts, %d to %d are unacknowledged", block, before+1, high)
 		}
-	case d.acked != before+uint64(ahead) || answer == ackStale:
-		d.t.Fatalf("ACK %d makes %d of %d", block, d.acked, before)
+		return
+	case answer == ackBeyond || answer == ackAgain || answer == ackStale && d.trusting && ahead > maxBeyond:
+		if !d.trusting || ahead == 1 || d.acked != before || d.next != next {
+			d.t.Fatalf("ACK %d behind a gap makes %d of %d", block, d.acked, before)
+		}
+		if answer == ackAgain {
+			d.acknowledge(int(d.trust()))
+		}
+		return
+	case d.acked < before+uint64(ahead) || !d.trusting && d.acked > before+uint64(ahead) || answer == ackStale || answer == ackDuplicate || d.next < next:
+		d.t.Fatalf("ACK %d makes %d of %d, and next %d of %d", block, d.acked, before, d.next, next)
 	}
-	if (answer == ackLast) != (d.acked == d.last && d.last > 0 && answer != ackStale) {
+	if (answer == ackLast) != (d.acked == d.last && d.last > 0) {
 		d.t.Fatalf("ACK %d: %d, the last block is %d", block, answer, d.last)
+	}
+	d.taken = nil
+	d.flight.measure(d.acked, d.now)
+	if limit := d.flight.limit; answer == ackNew {
+		if d.flight.limit = d.flight.next(d.windowSize, ahead, d.acked); d.flight.limit > limit+max(ahead, d.windowSize) {
+			d.t.Fatalf("an ACK of %d blocks raises the limit from %d to %d", ahead, limit, d.flight.limit)
+		}
 	}
 	d.done = d.done || answer == ackLast
 }
 
 func (d *windowDriver) check() {
 	w := &d.window
-	size := uint64(w.windowSize)
-	if w.next <= w.acked || w.next > w.acked+size+1 || w.high < w.acked || w.high > w.acked+size {
-		d.t.Fatalf("acked %d, next %d, high %d, windowsize %d", w.acked, w.next, w.high, size)
+	if w.next <= w.acked || w.next > w.high+1 || w.high < w.acked {
+		d.t.Fatalf("acked %d, next %d, high %d", w.acked, w.next, w.high)
+	}
+	if limit := d.flight.limit; limit < w.windowSize || limit > d.flight.ceiling || d.flight.ceiling < w.windowSize ||
+		w.high > w.acked+uint64(max(int(d.most), d.windowSize)) {
+		d.t.Fatalf("acked %d, high %d, limit %d, ceiling %d, windowsize %d", w.acked, w.high, limit, d.flight.ceiling, w.windowSize)
 	}
 	if end := uint64(len(d.file)/w.blockSize + 1); w.high > end || w.last > 0 && w.last != end {
 		d.t.Fatalf("high %d, last %d, the file ends with block %d", w.high, w.last, end)
 	}
-	if kept := cap(w.tail); kept > max(w.windowSize-1, 0)*w.blockSize {
-		d.t.Fatalf("%d bytes are kept for a window of %d blocks of %d bytes", kept, w.windowSize, w.blockSize)
+	if len(d.flight.marks) > mostMarks {
+		d.t.Fatalf("%d marks", len(d.flight.marks))
 	}
 }

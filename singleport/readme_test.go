@@ -2,37 +2,96 @@ package singleport
 
 import (
 	"fmt"
-	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"unsafe"
+
+	"flytftp/internal/testkit"
 )
 
-// The figures that README.md promises are those of the constants.
-func TestReadmeFigures(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := strings.Join(strings.Fields(string(readme)), " ") // lines may break anywhere
+// The figures that the pages promise are those of the constants.
+func TestDocsFigures(t *testing.T) {
 	thousands := func(n int) string { return fmt.Sprintf("%d,%03d", n/1000, n%1000) }
 	a := newAdmission(DefaultRate, 2000)
-	for _, want := range []string{
-		fmt.Sprintf("%s bytes a second by default, and %s more once",
-			thousands(int(a.bytesPerSecond)), thousands(int(a.bytesPerSecond*a.burst/1e9))),
-		fmt.Sprintf("%d bytes for each request of `-rate`", requestBytes),
-		fmt.Sprintf("at most %d unconfirmed transfers (twice `-rate`)", a.maxHeld),
-		fmt.Sprintf("table of networks is %d KiB", unsafe.Sizeof(*a.table)>>10),
-		fmt.Sprintf("draws at most %d datagrams", unconfirmedDatagrams),
-		fmt.Sprintf("acknowledged nothing gets at most %d datagrams", unconfirmedDatagrams),
-		fmt.Sprintf("sent again up to %d times", maxTries),
-		fmt.Sprintf("ends after %.0f s without an ACK of something new", progressTime.Seconds()),
-		fmt.Sprintf("gets no new ACK ends within %.0f s", progressTime.Seconds()),
-		fmt.Sprintf("%.0f s before the first measurement, then %d ms to %.0f s", firstTimeout.Seconds(), minTimeout.Milliseconds(), maxTimeout.Seconds()),
-		fmt.Sprintf("%.1f MiB of data", float64(windowMemory)/windowShare/(1<<20)),
+	for page, wanted := range map[string][]string{
+		"../README.md": {
+			fmt.Sprintf("A forged request draws at most %d datagrams,", unconfirmedDatagrams),
+		},
+		"../docs/protocol.md": {
+			fmt.Sprintf("acknowledged nothing gets at most %d datagrams", unconfirmedDatagrams),
+			fmt.Sprintf("sent again up to %d times, or %d times if only the last ACK is missing", maxTries, lastTries),
+			fmt.Sprintf("ends after %.0f s without an ACK of something new", progressTime.Seconds()),
+			fmt.Sprintf("%.0f s before the first measurement, then %d ms to %.0f s",
+				firstTimeout.Seconds(), minTimeout.Milliseconds(), maxTimeout.Seconds()),
+			fmt.Sprintf("unconfirmed and all of them younger than %.1f s", confirmTime/1e9),
+		},
+		"../docs/security.md": {
+			fmt.Sprintf("%s bytes a second, and %s more once",
+				thousands(int(a.bytesPerSecond)), thousands(int(a.bytesPerSecond*a.burst/1e9))),
+			fmt.Sprintf("A *network* is a /%d of IPv4 or a /%d of IPv6", ipv4NetworkBits, ipv6NetworkBits),
+			fmt.Sprintf("%d bytes for each request of `-rate`", requestBytes),
+			fmt.Sprintf("at most %d unconfirmed transfers (twice `-rate`)", a.maxHeld),
+			fmt.Sprintf("draws at most %d datagrams", unconfirmedDatagrams),
+			fmt.Sprintf("ends within %.0f s if the client acknowledges nothing new", progressTime.Seconds()),
+			fmt.Sprintf("without a new ACK for %.0f s", stalledTime.Seconds()),
+			fmt.Sprintf("run for %.0f s or more at fewer than %d bytes a second", slowTime.Seconds(), slowRate),
+			fmt.Sprintf("run for %.0f s or more at fewer than %d KiB a second", hoardTime.Seconds(), hoardRate>>10),
+			fmt.Sprintf("at most %d KiB of its file", (largestSegment+1023)>>10),
+			fmt.Sprintf("%d KiB from %d transfers on", smallestSegment>>10, segmentMemory/smallestSegment),
+			fmt.Sprintf("table of networks is %d KiB", unsafe.Sizeof(*a.table)>>10),
+		},
+		"../docs/architecture.md": {
+			fmt.Sprintf("At most %d goroutines of transfers", maxWaiting),
+			fmt.Sprintf("up to %d datagrams in one system call", fullBatch),
+			fmt.Sprintf("%.0f s after the last transfer", stuckTime.Seconds()),
+		},
 	} {
-		if !strings.Contains(text, want) {
-			t.Errorf("README.md does not say %q", want)
+		text := testkit.Flat(testkit.ReadText(t, page))
+		for _, want := range wanted {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s does not say %q", page, want)
+			}
 		}
+	}
+}
+
+// The table of what a forged request draws is made of the datagrams' sizes. A test of the started
+// program measures them.
+func TestDocsAmplification(t *testing.T) {
+	const rrq, octet = "\x00\x01", "\x00octet\x00"
+	var want [][]string
+	for _, c := range []struct {
+		label, request string
+		size           int64  // of the file, bytes
+		refusal        *Error // nil if the request is answered with the file
+	}{
+		{"with options: three OACKs", rrq + "undionly.kpxe" + octet + "blksize\x001432\x00tsize\x000\x00", 70_274, nil},
+		{"with one option, shortest name: three OACKs", rrq + "a.0" + octet + "tsize\x000\x00", 1 << 32, nil},
+		{"without options: three DATA of 512 bytes", rrq + "undionly.kpxe" + octet, 70_274, nil},
+		{"refused name: an ERROR", rrq + "undionly.key" + octet, 0, ErrAccess},
+		{"absent file: an ERROR", rrq + "absent.kpxe" + octet, 0, ErrNotFound},
+		{"WRQ: an ERROR", "\x00\x02undionly.kpxe" + octet, 0, ErrAccess},
+	} {
+		var answer []byte
+		datagrams := 1
+		if c.refusal != nil {
+			answer = appendError(nil, c.refusal)
+		} else {
+			r, _ := parseRequest([]byte(c.request))
+			_, answer = negotiate(r.options(), DefaultMaxBlockSize, DefaultMaxWindowSize, c.size)
+			if answer == nil {
+				answer = make([]byte, 4+DefaultBlockSize)
+			}
+			datagrams = unconfirmedDatagrams
+		}
+		sent, drawn := ipv4Headers+len(c.request), datagrams*(ipv4Headers+len(answer))
+		want = append(want, []string{c.label, strconv.Itoa(sent), strconv.Itoa(drawn),
+			fmt.Sprintf("%.2f", float64(drawn)/float64(sent))})
+	}
+	got := testkit.TableRows(testkit.ReadSection(t, "../docs/security.md", "## It is a poor weapon against others"))
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("docs/security.md has\n%q\nthe datagrams make\n%q", got, want)
 	}
 }

@@ -1,7 +1,6 @@
 package singleport
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"testing"
@@ -19,15 +18,19 @@ func (s *sink) addr() *net.UDPAddr {
 	return &net.UDPAddr{IP: net.ParseIP("fe80::1"), Port: 69, Zone: "eth0"}
 }
 
-func (s *sink) serve(func([]received)) error {
+func (s *sink) serve(listener) error {
 	<-s.done
 	return net.ErrClosed
 }
 
-func (s *sink) send(*route, []byte)                                   {}
-func (s *sink) sendBlocks(_ *route, _ uint16, count, _ int, _ []byte) { s.blocks += count }
-func (s *sink) flush()                                                {}
-func (s *sink) close() error                                          { close(s.done); return nil }
+func (s *sink) space(*Transfer) int                  { return 1000 }
+func (s *sink) send(*route, []byte, *Transfer)       {}
+func (s *sink) sendBlocks(b blocks)                  { s.blocks += b.count }
+func (s *sink) flush(func(*Transfer, int, int)) bool { return true }
+func (s *sink) awaitWritable(func() bool)            {}
+func (s *sink) alarm(expire func()) alarm            { return newPlainAlarm(expire) }
+func (s *sink) sendRoom() int                        { return 0 }
+func (s *sink) close() error                         { close(s.done); return nil }
 
 // inSegment brings a transfer to where a segment is at hand. step acknowledges a block, which the next one of the segment answers; it may
 // be called so many times.
@@ -37,7 +40,7 @@ func inSegment(tb testing.TB) (step func(), times int, out *sink) {
 	server := newServer([]socket{out}, Config{})
 	served := make(chan error, 1)
 	go func() {
-		served <- server.Serve(func(t *Transfer) error { return t.Send(bytes.NewReader(make([]byte, 1<<20)), 1<<20) })
+		served <- server.Serve(func(*Transfer) (File, error) { return fileOf(make([]byte, 1<<20)) })
 	}()
 	tb.Cleanup(func() {
 		ended, cancel := context.WithCancel(context.Background())
@@ -76,8 +79,8 @@ func TestAcknowledgeAllocatesNothing(t *testing.T) {
 	if allocations := testing.AllocsPerRun(times-2, step); allocations != 0 {
 		t.Errorf("%v allocations for an ACK", allocations)
 	}
-	if out.blocks != times {
-		t.Errorf("%d blocks were sent, want %d", out.blocks, times)
+	if out.blocks < times {
+		t.Errorf("%d blocks were sent for %d ACKs", out.blocks, times)
 	}
 }
 

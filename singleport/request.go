@@ -16,9 +16,9 @@ const (
 	opOACK  = 6
 )
 
-// maxNameLength, in bytes, is how much of a file name is kept: what leaves room for the rest of a request in the 516 bytes that
-// the engine reads. A longer name is nobody's.
-const maxNameLength = 480
+// keptNameLength, in bytes, is how much of a file name is kept: what leaves room for the rest of
+// a request in the 516 bytes that the engine reads. A longer name is nobody's.
+const keptNameLength = 480
 
 // option is one that this server knows. Its values index optionNames.
 type option int
@@ -33,27 +33,32 @@ const (
 
 var optionNames = [optionCount]string{"blksize", "timeout", "tsize", "windowsize"}
 
-// Lowest and highest values that are granted; a tsize is the server's to say.
-var optionBounds = [optionCount][2]int{{MinBlockSize, MaxBlockSize}, {1, MaxTimeout}, {0, 1<<31 - 1}, {1, MaxWindowSize}}
+// Lowest and highest values that are granted. Of a blksize or a windowsize above these, the
+// highest is granted; a tsize is the server's to say.
+var optionBounds = [optionCount][2]int{{MinBlockSize, MaxBlockSize}, {1, MaxTimeout}, {0, mostNumber}, {1, MaxWindowSize}}
 
 // request is an RRQ or a WRQ. Its slices are the datagram's.
 type request struct {
 	write      bool
 	name, mode []byte
-	asked      [optionCount]asked // valid ones, in the order of the request
-	count      int                // of asked
+	wishes     [optionCount]wish // valid ones, in the order of the request
+	count      int               // of wishes
 }
 
-// asked is an option of a request with a value within its bounds.
-type asked struct {
+// options returns the valid options, in the order of the request.
+func (r *request) options() []wish { return r.wishes[:r.count] }
+
+// wish is an option of a request with a value within its bounds.
+type wish struct {
 	option option
 	value  int
 	name   []byte // as the client writes it: some compare the OACK's with case
 }
 
-// parseRequest reads an RRQ or a WRQ (RFC 1350 section 5, RFC 2347): false if its name or mode does not end. An option that is not
-// known or whose value is none counts as not sent, and so does what comes after the first option that does not end. Of a repeated
-// option the first counts.
+// parseRequest reads an RRQ or a WRQ (RFC 1350 section 5, RFC 2347): false if its name or mode
+// does not end. An option that is not known or whose value is none counts as not sent, and so
+// does what comes after the first option that does not end. Of a repeated option the first
+// counts.
 func parseRequest(datagram []byte) (request, bool) {
 	r := request{write: binary.BigEndian.Uint16(datagram) == opWRQ}
 	var ok bool
@@ -64,7 +69,7 @@ func parseRequest(datagram []byte) (request, bool) {
 	if r.mode, rest, ok = cutString(rest); !ok {
 		return r, false
 	}
-	r.name = r.name[:min(len(r.name), maxNameLength)]
+	r.name = r.name[:min(len(r.name), keptNameLength)]
 	var seen [optionCount]bool
 	for {
 		var name, value []byte
@@ -78,8 +83,12 @@ func parseRequest(datagram []byte) (request, bool) {
 			if !seen[o] && equalFold(name, known) {
 				seen[o] = true
 				bounds := optionBounds[o]
-				if n, ok := parseNumber(value); ok && bounds[0] <= n && n <= bounds[1] {
-					r.asked[r.count] = asked{option(o), n, name}
+				n, ok := parseNumber(value)
+				if option(o) != optionTimeout {
+					n = min(n, bounds[1])
+				}
+				if ok && bounds[0] <= n && n <= bounds[1] {
+					r.wishes[r.count] = wish{option(o), n, name}
 					r.count++
 				}
 			}
@@ -90,7 +99,8 @@ func parseRequest(datagram []byte) (request, bool) {
 // cutString returns the bytes before the first NUL and those after it.
 func cutString(b []byte) (before, after []byte, found bool) { return bytes.Cut(b, []byte{0}) }
 
-// equalFold compares names of options and modes (RFC 2347: without regard to case); known is in lower case.
+// equalFold compares names of options and modes (RFC 2347: without regard to case); known is in
+// lower case.
 func equalFold(b []byte, known string) bool {
 	if len(b) != len(known) {
 		return false
@@ -106,18 +116,18 @@ func equalFold(b []byte, known string) bool {
 	return true
 }
 
-// parseNumber reads up to nine decimal digits.
+// mostNumber is what parseNumber returns for all that is larger.
+const mostNumber = 1_000_000_000
+
+// parseNumber reads decimal digits, however many.
 func parseNumber(b []byte) (n int, ok bool) {
-	if len(b) == 0 || len(b) > 9 {
-		return 0, false
-	}
 	for _, c := range b {
 		if c < '0' || '9' < c {
 			return 0, false
 		}
-		n = 10*n + int(c-'0')
+		n = min(10*min(n, mostNumber/10)+int(c-'0'), mostNumber)
 	}
-	return n, true
+	return n, len(b) > 0
 }
 
 // servedMode returns the mode of the request; false for one that is not served.
@@ -130,12 +140,12 @@ func (r *request) servedMode() (Mode, bool) {
 	return "", false
 }
 
-// largestAnswer returns the largest first answer that the request can draw, bytes: an OACK at its longest if one is certain, else a
-// DATA of 512 bytes.
+// largestAnswer returns the largest first answer that the request can draw, bytes: an OACK at its
+// longest if one is certain, else a DATA of 512 bytes.
 func (r *request) largestAnswer() int {
 	const longestValue = 19 // digits of a tsize
 	size, certain := 2, false
-	for _, a := range r.asked[:r.count] {
+	for _, a := range r.options() {
 		size += len(a.name) + 1 + longestValue + 1
 		certain = certain || a.option != optionTransferSize // that is left out for an empty file
 	}
@@ -152,25 +162,21 @@ type terms struct {
 	timeout    int // seconds; 0 where none was agreed
 }
 
-// negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it would be empty. windowBytes
-// bounds the product of the block size and the window size, beyond one block; size, in bytes, answers a tsize unless it is below one.
-func negotiate(options []asked, maxBlockSize, maxWindowSize, windowBytes int, size int64) (terms, []byte) {
+// negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it
+// would be empty. size, in bytes, answers a tsize unless it is below one.
+func negotiate(options []wish, maxBlockSize, maxWindowSize int, size int64) (terms, []byte) {
 	t := terms{blockSize: DefaultBlockSize, windowSize: 1}
-	for _, a := range options {
-		if a.option == optionBlockSize {
-			t.blockSize = min(a.value, maxBlockSize)
-		}
-	}
 	oack := []byte{0, opOACK}
 	for _, a := range options {
 		value := int64(a.value)
 		switch a.option {
 		case optionBlockSize:
+			t.blockSize = min(a.value, maxBlockSize)
 			value = int64(t.blockSize)
 		case optionTimeout:
 			t.timeout = a.value
 		case optionWindowSize:
-			t.windowSize = max(min(a.value, maxWindowSize, windowBytes/t.blockSize), 1)
+			t.windowSize = min(a.value, maxWindowSize)
 			value = int64(t.windowSize)
 		case optionTransferSize:
 			if value = size; size < 1 { // curl fails on a tsize of 0

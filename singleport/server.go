@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,26 +17,28 @@ type Server struct {
 	admission *admission
 	shards    []*shard
 	epoch     time.Time    // monotonic times count from here
+	slept     atomic.Int64 // nanoseconds in which the process did not run
 	active    atomic.Int64 // transfers
-	reserved  atomic.Int64 // bytes of windows that were granted
+	ahead     atomic.Int64 // bytes that flights may have beyond their windows
 	handler   Handler
 	disk      chan struct{} // has an element for each goroutine that a file may keep waiting
 
 	stopping atomic.Bool
 	left     chan struct{} // has an element when a transfer ended while the server stops
-	abandon  chan struct{} // closed when Serve is to return whatever still runs
+	giveUp   chan struct{} // closed when Serve is to return whatever still runs
 	stop     sync.Once
 }
 
-// stuckTime is how long a Shutdown waits for handlers that do not return though their transfers have ended: they read a file
-// from a disk that does not answer.
+// stuckTime is how long a Shutdown waits for handlers that do not return though their transfers
+// have ended: they read a file from a disk that does not answer.
 const stuckTime = 2 * time.Second
 
-// maxWaiting bounds the handlers and the reads that run at the same time. Each may take a thread while a disk does not answer, and a
-// process that gets no more of them ends.
+// maxWaiting bounds the handlers and the reads that run at the same time. Each may take a thread
+// while a disk does not answer, and a process that gets no more of them ends.
 const maxWaiting = 64
 
-// Listen binds every address, HOST:PORT in net.Listen's form for "udp" (:PORT is IPv4 and IPv6, port 0 picks one).
+// Listen binds every address, HOST:PORT in net.Listen's form for "udp" (:PORT is IPv4 and IPv6,
+// port 0 picks one).
 func Listen(addrs []string, cfg Config) (*Server, error) {
 	var sockets []socket
 	for _, addr := range addrs {
@@ -61,6 +64,7 @@ func newServer(sockets []socket, cfg Config) *Server {
 	setDefault(&cfg.MaxBlockSize, DefaultMaxBlockSize)
 	setDefault(&cfg.MaxWindowSize, DefaultMaxWindowSize)
 	setDefault(&cfg.MaxTransfers, DefaultMaxTransfers)
+	setDefault(&cfg.Ahead, DefaultAhead)
 	setDefault(&cfg.Rate, DefaultRate)
 	setDefault(&cfg.Sockets, 1)
 	if cfg.Observer == nil {
@@ -72,7 +76,7 @@ func newServer(sockets []socket, cfg Config) *Server {
 		epoch:     time.Now(),
 		disk:      make(chan struct{}, maxWaiting),
 		left:      make(chan struct{}, 1),
-		abandon:   make(chan struct{}),
+		giveUp:    make(chan struct{}),
 	}
 	for _, socket := range sockets {
 		s.shards = append(s.shards, newShard(s, socket))
@@ -85,8 +89,11 @@ type nobody struct{}
 func (nobody) Refused(netip.AddrPort, string, Refusal) {}
 func (nobody) Panicked(any, []byte)                    {}
 
-// now returns the time, monotonic nanoseconds.
-func (s *Server) now() int64 { return int64(time.Since(s.epoch)) }
+// now returns the time, monotonic nanoseconds, without that in which the process did not run.
+func (s *Server) now() int64 { return int64(time.Since(s.epoch)) - s.slept.Load() }
+
+// sleep notes that the process did not run for so long.
+func (s *Server) sleep(d time.Duration) { s.slept.Add(int64(d)) }
 
 // Addrs returns the bound addresses, in the order of Listen.
 func (s *Server) Addrs() []net.Addr {
@@ -100,6 +107,16 @@ func (s *Server) Addrs() []net.Addr {
 // Active returns the number of transfers that run.
 func (s *Server) Active() int { return int(s.active.Load()) }
 
+// SendRoom returns how many bytes may wait at a socket to be sent, of BufferSize that was asked
+// for; 0 if that is not known.
+func (s *Server) SendRoom() int {
+	least := s.shards[0].socket.sendRoom()
+	for _, shard := range s.shards {
+		least = min(least, shard.socket.sendRoom())
+	}
+	return least
+}
+
 // Serve answers requests with h until Shutdown. It returns nil after a Shutdown.
 func (s *Server) Serve(h Handler) error {
 	s.handler = h
@@ -108,7 +125,7 @@ func (s *Server) Serve(h Handler) error {
 	for _, shard := range s.shards {
 		running.Go(shard.engine.serve)
 		running.Go(func() {
-			err := shard.socket.serve(shard.receive)
+			err := shard.socket.serve(shard)
 			if !errors.Is(err, net.ErrClosed) {
 				failure <- err
 				ended, cancel := context.WithCancel(context.Background())
@@ -124,7 +141,7 @@ func (s *Server) Serve(h Handler) error {
 	}()
 	select {
 	case <-done:
-	case <-s.abandon:
+	case <-s.giveUp:
 	}
 	select {
 	case err := <-failure:
@@ -135,20 +152,34 @@ func (s *Server) Serve(h Handler) error {
 }
 
 // handle calls the Handler and contains its panic.
-func (s *Server) handle(t *Transfer) (err error) {
+func (s *Server) handle(t *Transfer) (file File, err error) {
 	s.disk <- struct{}{}
 	defer func() { <-s.disk }()
 	defer func() {
 		if v := recover(); v != nil {
 			s.panicked(v)
-			err = ErrRead
+			file, err = nil, ErrRead
 		}
 	}()
 	return s.handler(t)
 }
 
-// Shutdown refuses new requests (ERROR 0 "Server stopping"), waits until the running transfers ended or ctx is
-// done, ends what is left with the same ERROR, and closes the sockets. Serve returns.
+// closeFile tells a file that its transfer is over, and contains its panic.
+func (s *Server) closeFile(file File, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.panicked(v)
+		}
+	}()
+	file.Ended(err)
+}
+
+// panicked reports a panic that was contained.
+func (s *Server) panicked(v any) { s.config.Observer.Panicked(v, debug.Stack()) }
+
+// Shutdown refuses new requests (ERROR 0 "Server stopping"), waits until the running transfers
+// ended or ctx is done, ends what is left with the same ERROR, and closes the sockets. Serve
+// returns.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopping.Store(true)
 	s.awaitTransfers(ctx)
@@ -168,7 +199,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 			shard.close()
 		}
 		if s.Active() > 0 {
-			close(s.abandon)
+			close(s.giveUp)
 		}
 	})
 	return err
@@ -194,43 +225,33 @@ func (s *Server) signalLeft() {
 	}
 }
 
-// Memory for file contents. A transfer holds one segment, and copies of those unacknowledged blocks that were in
-// earlier ones. Both become smaller as transfers become more.
+// Memory for file contents: a transfer holds one segment. Segments become smaller as transfers
+// become more.
 const (
-	// largestSegment and smallestSegment, in bytes, bound what pin/tftp reads at a time. Fewer, larger ones take less CPU time.
-	// A block that is larger is a segment by itself.
+	// largestSegment and smallestSegment, in bytes, bound what pin/tftp reads at a time. Fewer,
+	// larger ones take less CPU time. A block that is larger is a segment by itself.
 	largestSegment  = 64<<10 - 72 // what its SetBlockSize takes
 	smallestSegment = 4 << 10
 	// segmentMemory, in bytes, is divided among the transfers.
 	segmentMemory = 2 << 20
-	// windowMemory, in bytes, is what windows may hold. A transfer may have a share of what is left.
-	windowMemory = 5 << 20
-	windowShare  = 5
+	// aheadMemory, in bytes, is what all flights together may have beyond the windows that were
+	// agreed, so that many clients at once do not fill each other's way. A transfer may always
+	// have its share.
+	aheadMemory = 4 << 20
 )
 
-// windowBytes returns the bytes that the window of one more transfer may hold.
-func (s *Server) windowBytes() int {
-	return int(max(windowMemory-s.reserved.Load(), 0) / windowShare)
+// segmentSize returns the size of the segments of a transfer, bytes: a multiple of the block
+// size, and no less than pin/tftp takes. size is that of the file, negative if it is not known.
+func (s *Server) segmentSize(blockSize int, size int64) int {
+	limit := max(min(segmentMemory/max(s.Active(), 1), largestSegment), smallestSegment, blockSize)
+	if 0 <= size && size < int64(limit) {
+		limit = min(limit, int(size)+blockSize) // the whole file and its end
+	}
+	least := (DefaultBlockSize + blockSize - 1) / blockSize * blockSize
+	return max(limit/blockSize*blockSize, least)
 }
 
-// segmentLimit returns the size of the largest segment that a transfer with these options may get, bytes.
-func (s *Server) segmentLimit(options []asked) int {
-	limit := max(min(segmentMemory/max(s.Active(), 1), largestSegment), smallestSegment)
-	for _, a := range options {
-		if a.option == optionBlockSize {
-			limit = max(limit, min(a.value, s.config.MaxBlockSize))
-		}
-	}
-	return limit
-}
-
-// setSegmentSize chooses the size of segments, bytes: a multiple of the block size, no less than pin/tftp takes, and no more
-// than the limit.
-func (t *Transfer) setSegmentSize() {
-	block, size := t.window.blockSize, t.segmentLimit
-	if 0 <= t.size && t.size < int64(size) {
-		size = min(size, int(t.size)+block) // the whole file and its end
-	}
-	least := (DefaultBlockSize + block - 1) / block * block
-	t.segmentSize = max(size/block*block, least)
+// mayGrow reports whether a transfer may have a flight of that many bytes beyond its window.
+func (s *Server) mayGrow(bytes int) bool {
+	return s.ahead.Load() < aheadMemory || int64(bytes) <= aheadMemory/max(s.active.Load(), 1)
 }

@@ -9,11 +9,26 @@ import (
 	"time"
 )
 
-// shard is one socket with the transfers that came by it and the engine that runs them. Shards share the admission alone.
+// shard is one socket with the transfers that came by it and the engine that runs them. Shards
+// share the admission, the memory and the bound of files that are waited for.
 //
-// Most of the work is done in receive, in the goroutine that reads the socket: an ACK is answered there with the next blocks of the
-// segment. The engine's goroutines come in through WriteTo, the timer's through expire. What they queue on the socket must be
-// flushed before mu is released, because a segment that is released changes once the engine runs on.
+// Most of the work is done in receive, in the goroutine that reads the socket: an ACK is answered
+// there with the next blocks of the segment. The engine's goroutines come in through WriteTo, the
+// timer's through expire. What they queue on the socket must be flushed before mu is released,
+// because a segment that is released changes once the engine runs on.
+//
+// How a transfer ends:
+//
+//	verb     who calls it                             the client gets  what it frees
+//	end      receive (ERROR, last ACK, replaced),     nothing          the port, the timer
+//	         expire
+//	fail     the engine, abandon, endAll              an ERROR         the same
+//	makeWay  accept.go, for another request           nothing          the same, its admission
+//	abandon  the engine, when pin/tftp panicked       ERROR (fail)     by fail and dispose
+//	endAll   Shutdown                                 ERROR (fail)     the same, of all
+//	forget   end and fail alone                       -                the port, the timer
+//	dispose  end, where no goroutine is at it         -                starts one for finish
+//	finish   the last goroutine of a transfer         -                file, admission, memory
 type shard struct {
 	server *Server
 	socket socket
@@ -25,9 +40,13 @@ type shard struct {
 	clients     map[endpoint]*Transfer // that are not over
 	unconfirmed list                   // answered, the oldest first
 	timers      timers
-	timer       *time.Timer
+	timer       alarm
 	armed       int64 // when timer fires; 0 if it is not set
 	scratch     []byte
+	takeBack    func(t *Transfer, blocks, fresh int) // unsent, allocated once
+	blocked     []*Transfer                          // wait for the socket
+	awaiting    bool                                 // for the socket to call resume
+	memory      memory
 
 	lookedForRoom int64 // see makeRoom
 	drained       int64 // when all that had arrived was read
@@ -36,6 +55,8 @@ type shard struct {
 func newShard(server *Server, socket socket) *shard {
 	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), clients: map[endpoint]*Transfer{}}
 	s.engine = newEngine(s)
+	s.takeBack = s.unsent
+	s.timer = socket.alarm(s.expire)
 	return s
 }
 
@@ -43,18 +64,66 @@ func newShard(server *Server, socket socket) *shard {
 func (s *shard) close() {
 	s.mu.Lock()
 	s.closed = true
-	if s.timer != nil {
-		s.timer.Stop()
-	}
+	s.timer.stop()
 	s.mu.Unlock() // receive may wait for it, and close for that
 	s.socket.close()
 }
 
-// flush sends what is queued.
+// flush sends what is queued. What the socket does not take waits with its transfer.
 func (s *shard) flush() {
-	if !s.closed {
-		s.socket.flush()
+	if !s.closed && !s.socket.flush(s.takeBack) && !s.awaiting {
+		s.awaiting = true
+		s.socket.awaitWritable(s.resume)
 	}
+}
+
+// send queues one datagram.
+func (s *shard) send(to *route, datagram []byte, owner *Transfer) {
+	if s.socket.space(nil) == 0 {
+		s.flush()
+	}
+	s.socket.send(to, datagram, owner)
+}
+
+// unsent takes back blocks of t that the socket did not take, or its OACK, which is none.
+func (s *shard) unsent(t *Transfer, blocks, fresh int) {
+	if t.over {
+		return
+	}
+	t.window.untake(blocks, fresh)
+	if !t.blocked {
+		t.blocked = true
+		s.blocked = append(s.blocked, t)
+	}
+}
+
+// resume goes on with the transfers that the socket kept waiting, in turn. It reports whether the
+// socket took all.
+func (s *shard) resume() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return true
+	}
+	now := s.server.now()
+	for len(s.blocked) > 0 {
+		t := s.blocked[0]
+		s.blocked = s.blocked[:copy(s.blocked, s.blocked[1:])]
+		t.blocked = false
+		switch {
+		case t.over:
+			continue
+		case t.oack != nil:
+			s.send(&t.route, t.oack, t)
+		default:
+			s.advance(t, now)
+		}
+		if !s.socket.flush(s.takeBack) {
+			return false
+		}
+	}
+	s.awaiting = false
+	return true
 }
 
 // receive takes what has arrived. A fault of ours in it costs the datagram, not the server.
@@ -96,7 +165,7 @@ func (s *shard) take(r *received, now int64) {
 	case opERROR:
 		if t := s.clients[r.route.client]; t != nil {
 			message, _, _ := bytes.Cut(r.data[4:], []byte{0})
-			s.drop(t, &ClientError{binary.BigEndian.Uint16(r.data[2:]), string(message[:min(len(message), maxClientMessage)])})
+			s.end(t, &ClientError{binary.BigEndian.Uint16(r.data[2:]), string(message[:min(len(message), maxClientMessage)])})
 		} else {
 			s.refused(r, RefusedStray)
 		}
@@ -113,227 +182,17 @@ func (s *shard) refused(r *received, why Refusal) {
 	s.server.config.Observer.Refused(r.route.client.addrPort(), "", why)
 }
 
-// request answers an RRQ or a WRQ.
-func (s *shard) request(r *received, now int64) {
-	asked, ok := parseRequest(r.data)
-	if !ok {
-		s.refused(r, RefusedMalformed)
-		return
-	}
-	mode, ok := asked.servedMode()
-	switch {
-	case asked.write:
-		s.refuse(r, &asked, ErrAccess, RefusedWrite, now)
-		return
-	case !ok:
-		s.refuse(r, &asked, ErrIllegal, RefusedMode, now)
-		return
-	}
-	digest := maphash.Bytes(s.seed, r.data)
-	if t := s.clients[r.route.client]; t != nil && t.digest == digest {
-		if !t.confirmed {
-			s.repeat(t, now)
-			return
-		}
-		// A repeat that was under way while the first answer was: what the client sent before it heard of us arrives no later than this.
-		if now-t.confirmedAt < 2*(t.confirmedAt-t.began) {
-			return
-		}
-	}
-	if s.server.stopping.Load() {
-		s.refuse(r, &asked, ErrStopping, RefusedStopping, now)
-		return
-	}
-	pass, verdict := s.admit(r, &asked, now)
-	switch verdict {
-	case admitted:
-		if t := s.clients[r.route.client]; t != nil {
-			s.drop(t, ErrReplaced)
-		}
-		s.begin(r, &asked, mode, digest, pass, now)
-	case overRate:
-		s.refused(r, RefusedRate)
-	case busy:
-		s.scratch = appendError(s.scratch[:0], ErrBusy)
-		s.socket.send(&r.route, s.scratch)
-		s.refusedRequest(r, &asked, RefusedBusy)
-	default:
-		s.refusedRequest(r, &asked, RefusedBusy)
-	}
-}
-
-// admit asks the admission, and ends older transfers where that lets the request in.
-func (s *shard) admit(r *received, asked *request, now int64) (pass, verdict) {
-	from := networkOf(r.route.client.ip)
-	pass, verdict := s.ask(from, asked, now)
-	if (verdict == busy || verdict == crowded) && s.server.Active() >= s.server.config.MaxTransfers && s.makeRoom(from, now) {
-		return s.ask(from, asked, now)
-	}
-	return pass, verdict
-}
-
-// ask asks the admission, and ends unconfirmed transfers as it demands.
-func (s *shard) ask(from network, asked *request, now int64) (pass, verdict) {
-	for {
-		oldest := now
-		if t := s.unconfirmed.first; t != nil {
-			// An ACK may have arrived and wait to be read: what counts is how long there was surely none.
-			oldest -= max(s.drained-t.offeredAt, 0)
-		}
-		pass, verdict := s.server.admission.admit(from, now, asked.largestAnswer(), oldest)
-		if verdict != makeWay {
-			return pass, verdict
-		}
-		s.makeWay(s.unconfirmed.first)
-	}
-}
-
-// refuse answers a request that gets no transfer with e, unless its sender is over its rate.
-func (s *shard) refuse(r *received, asked *request, e *Error, why Refusal, now int64) {
-	s.scratch = appendError(s.scratch[:0], e)
-	if !s.server.admission.draw(networkOf(r.route.client.ip), now, len(s.scratch)) {
-		s.refused(r, RefusedRate)
-		return
-	}
-	s.socket.send(&r.route, s.scratch)
-	s.refusedRequest(r, asked, why)
-}
-
-func (s *shard) refusedRequest(r *received, asked *request, why Refusal) {
-	s.server.config.Observer.Refused(r.route.client.addrPort(), string(asked.name), why)
-}
-
-// begin makes a transfer of a request and hands it to the engine.
-func (s *shard) begin(r *received, asked *request, mode Mode, digest uint64, pass pass, now int64) {
-	t := &Transfer{
-		shard: s, route: r.route, name: string(asked.name), mode: mode, digest: digest,
-		pass: pass, began: now, progress: now, slot: noSlot,
-	}
-	for _, o := range asked.asked[:asked.count] {
-		o.name = bytes.Clone(o.name)
-		t.options = append(t.options, o)
-	}
-	s.clients[t.route.client] = t
-	s.server.active.Add(1)
-	t.segmentLimit = s.server.segmentLimit(t.options)
-	s.engine.add(t)
-}
-
-// offer answers the request of t, now that the size of its file is known: with an OACK, or with the first block, for which the
-// engine is asked.
-func (s *shard) offer(t *Transfer) {
-	c := &s.server.config
-	agreed, oack := negotiate(t.options, c.MaxBlockSize, c.MaxWindowSize, s.server.windowBytes(), t.size)
-	t.options = nil
-	t.window = newWindow(agreed)
-	if agreed.windowSize > 1 {
-		t.reserved = int64(agreed.windowSize * agreed.blockSize)
-		s.server.reserved.Add(t.reserved)
-	}
-	t.setSegmentSize()
-	if oack == nil {
-		s.engine.enqueue(t, deliverTerms)
-		return
-	}
-	t.oack = oack
-	s.repeat(t, s.server.now())
-}
-
-// load takes the next segment from the engine.
-func (s *shard) load(t *Transfer, segment []byte) {
-	t.window.load(segment, len(segment) < t.segmentSize)
-	s.advance(t, s.server.now())
-}
-
-// repeat sends the first answer of an unconfirmed transfer, at most as often as one may be sent.
-func (s *shard) repeat(t *Transfer, now int64) {
-	switch {
-	case t.datagrams >= unconfirmedDatagrams:
-		return
-	case t.oack != nil:
-		if s.charge(t, len(t.oack), now) {
-			s.socket.send(&t.route, t.oack)
-			t.retransmits += min(t.datagrams, 1)
-		}
-		t.sampledAt = now
-		s.answered(t, now)
-	case t.window.high > 0:
-		t.window.rewind()
-		s.advance(t, now)
-	}
-}
-
-// answered counts a first answer, and waits for the client.
-func (s *shard) answered(t *Transfer, now int64) {
-	if t.datagrams++; t.datagrams > 1 {
-		t.estimator.backoff++
-	} else {
-		t.offeredAt = now
-		s.unconfirmed.add(t)
-	}
-	s.arm(t, now)
-}
-
-// charge asks whether an unconfirmed transfer may send size bytes.
-func (s *shard) charge(t *Transfer, size int, now int64) bool {
-	return s.server.admission.charge(&t.pass, now, size)
-}
-
-// advance sends what the window of t has room for, and asks the engine for more when it runs out.
-func (s *shard) advance(t *Transfer, now int64) {
-	w := &t.window
-	for n := min(w.sendable(), paces[t.pace.level].blocks); n > 0; {
-		number := uint16(w.next)
-		data, count, again := w.take(n)
-		n -= count
-		if t.confirmed || s.charge(t, 4+len(data), now) {
-			s.socket.sendBlocks(&t.route, number, count, w.blockSize, data)
-		}
-		t.retransmits += again
-		if count > again {
-			t.sampled, t.sampledAt = w.next-1, now
-		} else if w.next > t.sampled {
-			t.sampled = 0 // Karn: its ACK would not tell which of the two it answers
-		}
-	}
-	if w.wantsSegment() && t.waiting && t.delivery == deliverNothing {
-		if len(w.tail) > 0 {
-			s.flush() // release moves what was taken from it
-		}
-		w.release()
-		s.engine.enqueue(t, deliverACK)
-	}
-	if !t.confirmed && w.high > 0 {
-		s.answered(t, now)
-		return
-	}
-	s.arm(t, now)
-}
-
-// arm sets the timer of t: to go on with a paced window, else to give up waiting for an ACK.
-func (s *shard) arm(t *Transfer, now int64) {
-	wait := t.estimator.timeout(time.Duration(t.window.timeout) * time.Second)
-	if t.oack == nil && t.window.sendable() > 0 {
-		wait = paces[t.pace.level].gap
-	}
-	if s.timers.set(t, now+int64(wait)) {
-		s.schedule(now)
-	}
-}
-
 // schedule sets the shard's timer to its first transfer's.
 func (s *shard) schedule(now int64) {
 	if len(s.timers) == 0 || s.armed != 0 && s.armed <= s.timers[0].look {
 		return
 	}
 	s.armed = s.timers[0].look
-	wait := time.Duration(max(s.armed-now, 0))
-	if s.timer == nil {
-		s.timer = time.AfterFunc(wait, s.expire)
-	} else {
-		s.timer.Reset(wait)
-	}
+	s.timer.set(time.Duration(max(s.armed-now, 0)))
 }
+
+// sleepTime is how late the timer must fire to show that the process did not run.
+const sleepTime = 500 * time.Millisecond
 
 // expire looks after the transfers whose time has come.
 func (s *shard) expire() {
@@ -342,8 +201,16 @@ func (s *shard) expire() {
 	if s.closed {
 		return
 	}
-	s.armed = 0
 	now := s.server.now()
+	if late := now - s.armed; s.armed != 0 && late > int64(sleepTime) {
+		// The process was stopped, and ACKs may wait in the socket: that time counts for no client.
+		s.server.sleep(time.Duration(late))
+		now = s.server.now()
+		s.armed = now + int64(clockGranularity)
+		s.timer.set(clockGranularity)
+		return
+	}
+	s.armed = 0
 	for t := s.timers.pop(now); t != nil; t = s.timers.pop(now) {
 		s.elapsed(t, now)
 	}
@@ -351,98 +218,20 @@ func (s *shard) expire() {
 	s.schedule(now)
 }
 
-// elapsed does what is due of t.
-func (s *shard) elapsed(t *Transfer, now int64) {
-	w := &t.window
-	switch {
-	case now-t.progress >= int64(progressTime) && (w.inFlight() > 0 || !t.confirmed):
-		s.drop(t, ErrTimedOut)
-	case !t.confirmed && t.datagrams >= unconfirmedDatagrams:
-		s.drop(t, ErrTimedOut)
-	case !t.confirmed:
-		s.repeat(t, now)
-	case w.sendable() > 0: // paced
-		s.advance(t, now)
-	case w.inFlight() == 0: // the file is being read
-		s.arm(t, now)
-	case t.declined && t.tries > 0:
-		s.finish(t)
-	case t.tries >= maxTries, t.tries >= lastTries && w.last > 0 && w.acked == w.last-1:
-		s.drop(t, ErrTimedOut)
-	default: // something was lost
-		t.tries++
-		t.estimator.backoff++
-		if w.windowSize > 1 {
-			t.pace.lost()
-		}
-		w.rewind()
-		s.advance(t, now)
-	}
-}
-
-// acknowledge takes an ACK.
-func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
-	w := &t.window
-	if t.oack != nil {
-		if number == 0 {
-			t.oack = nil
-			if t.datagrams == 1 {
-				t.estimator.sample(time.Duration(now - t.sampledAt))
-			}
-			s.confirm(t, now)
-			s.engine.enqueue(t, deliverTerms)
-			s.arm(t, now)
-		}
-		return
-	}
-	answer := w.ack(number)
-	switch answer {
-	case ackStale:
-		// iPXE acknowledges the block before an empty one, again and again.
-		t.declined = t.declined || number == 0 && w.last == 1 && w.high == 1 && len(w.segment) == 0
-		return
-	case ackPartial:
-		t.pace.lost()
-	default:
-		t.pace.arrived()
-	}
-	t.progress, t.tries = now, 0
-	if !t.confirmed {
-		s.confirm(t, now)
-	}
-	if t.sampled > 0 && w.acked >= t.sampled {
-		t.estimator.sample(time.Duration(now - t.sampledAt))
-		t.sampled = 0
-	}
-	if answer == ackLast {
-		s.finish(t)
-		return
-	}
-	s.advance(t, now)
-}
-
-// confirm notes that the client is where it says.
-func (s *shard) confirm(t *Transfer, now int64) {
-	t.confirmed, t.confirmedAt, t.progress = true, now, now
-	s.unconfirmed.remove(t)
-	s.server.admission.confirm(&t.pass)
-}
-
-// finish ends a transfer of which everything has arrived.
-func (s *shard) finish(t *Transfer) {
-	s.forget(t, nil)
-	s.engine.enqueue(t, deliverACK)
-}
-
-// drop ends t silently, because of err.
-func (s *shard) drop(t *Transfer, err error) {
+// end ends t without a word to the client: err says why, nil that the client has the whole file.
+func (s *shard) end(t *Transfer, err error) {
 	s.forget(t, err)
-	if t.delivery != deliverRequest && (t.waiting || t.delivery != deliverNothing) {
-		s.engine.enqueue(t, deliverFailure)
+	switch {
+	case t.stage == offered:
+		s.dispose(t)
+	case t.stage == engaged && t.delivery != deliverRequest && (t.waiting || t.delivery != deliverNothing):
+		s.engine.enqueue(t, deliverEnd)
 	}
+	// Else open or ReadFrom sees that it is over, or the engine comes by itself.
 }
 
-// fail ends t with the ERROR that err carries, ErrRead if it has none. It does nothing once t is over.
+// fail ends t with the ERROR that err carries, ErrRead if it has none. It does nothing once t is
+// over.
 func (s *shard) fail(t *Transfer, err error) {
 	if t.over {
 		return
@@ -454,7 +243,7 @@ func (s *shard) fail(t *Transfer, err error) {
 	errors.As(err, &answer)
 	s.scratch = appendError(s.scratch[:0], answer)
 	if t.confirmed || t.datagrams < unconfirmedDatagrams && s.charge(t, len(s.scratch), s.server.now()) {
-		s.socket.send(&t.route, s.scratch)
+		s.send(&t.route, s.scratch, nil)
 	}
 	s.forget(t, err)
 }
@@ -465,31 +254,46 @@ func (s *shard) endAll() {
 	defer s.mu.Unlock()
 	for _, t := range s.clients {
 		s.fail(t, ErrStopping)
-		t.end = ErrStopped
-		s.drop(t, ErrStopped)
+		s.end(t, ErrStopped)
 	}
 	s.flush()
 }
 
-// forget takes t out of all that can find it but the engine, and lets go of what it held.
+// forget takes t out of all that can find it but the engine.
 func (s *shard) forget(t *Transfer, err error) {
+	t.end = err
 	if !t.over {
-		t.over, t.end, t.ended = true, err, s.server.now()
+		t.over, t.ended = true, s.server.now()
 		delete(s.clients, t.route.client)
 		s.timers.remove(t)
 		s.unconfirmed.remove(t)
+		s.memory.over(t)
 	}
 }
 
-// release ends the account of t, whose goroutine is about to end.
-func (s *shard) release(t *Transfer) {
-	if t.released {
-		return
+// dispose has finish called for a transfer that no goroutine is at.
+func (s *shard) dispose(t *Transfer) {
+	if t.stage != disposed {
+		t.stage = disposed
+		delete(s.engine.byID, t.id)
+		go s.finish(t)
 	}
-	t.released = true
+}
+
+// finish tells the file that t is over, and closes the account of t.
+func (s *shard) finish(t *Transfer) {
+	s.mu.Lock() // so that what is queued of t has left
+	file, err := t.file, t.end
+	s.mu.Unlock()
+	if file != nil {
+		s.server.closeFile(file, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.stage = disposed
 	delete(s.engine.byID, t.id)
 	s.server.admission.end(&t.pass)
-	s.server.reserved.Add(-t.reserved)
+	s.limit(t, t.window.windowSize)
 	s.server.active.Add(-1)
 	if s.server.stopping.Load() {
 		s.server.signalLeft()

@@ -1,14 +1,14 @@
 // Package singleport carries TFTP transfers over one UDP port.
 //
 // It owns the socket and everything that is timing, windows and admission, and lets
-// github.com/pin/tftp/v3 be what it is good at: the engine that runs a transfer and reads the file.
-// The two meet in a net.PacketConn (conn) on which pin/tftp serves. pin/tftp sees a clean request and
-// then sends the file in segments of many blocks; this package cuts a segment into the
-// blocks and windows that the client negotiated, retransmits them, and answers pin/tftp when it
-// needs the next segment.
+// github.com/pin/tftp/v3 be what it is good at: the engine that runs a transfer and reads the
+// file. The two meet in a net.PacketConn (engine) on which pin/tftp serves. pin/tftp sees a clean
+// request and then sends the file in segments of many blocks; this package cuts a segment into
+// the blocks and windows that the client negotiated, retransmits them, and answers pin/tftp when
+// it needs the next segment.
 //
-// It knows nothing of files, names or logs: a Handler decides what a request gets, an Observer is told
-// what never reached a Handler.
+// It knows nothing of files, names or logs: a Handler decides what a request gets, an Observer is
+// told what never reached a Handler.
 package singleport
 
 import (
@@ -23,17 +23,26 @@ const (
 	MinBlockSize     = 8     // bytes, RFC 2348
 	MaxBlockSize     = 65464 // bytes, RFC 2348
 	DefaultBlockSize = 512   // bytes, RFC 1350: a transfer without the blksize option
-	MaxWindowSize    = 65535 // blocks, RFC 7440
+	MaxWindowSize    = 32767 // blocks; RFC 7440 has 65535, but old ACKs would pass for new
 	MaxTimeout       = 255   // seconds, RFC 2349
 )
 
 // Defaults of a Config.
 const (
-	// DefaultMaxBlockSize, in bytes, fills an Ethernet frame: 1500 less 20 of IPv4, 8 of UDP and 4 of TFTP.
-	// A larger block is sent in IP fragments, which many boot ROMs cannot put together.
+	// DefaultMaxBlockSize, in bytes, fills an Ethernet frame: 1500 less 20 of IPv4, 8 of UDP and
+	// 4 of TFTP. A larger block is sent in IP fragments, which many boot ROMs cannot put
+	// together.
 	DefaultMaxBlockSize  = 1468
 	DefaultMaxWindowSize = 64 // blocks
 	DefaultMaxTransfers  = 2000
+	// DefaultAhead, in blocks: the ring of 32 of U-Boot's virtio driver never recovers once it
+	// was full.
+	DefaultAhead = 24
+	// BufferSize, in bytes, is what a socket asks of the kernel for each direction: room for the
+	// requests of a thousand clients at once, and for their blocks.
+	BufferSize = 4 << 20
+	// MaxAhead, in blocks, is more than any client is known to hold.
+	MaxAhead = 1024
 )
 
 // Error is an ERROR packet: what the client is told, and all that it is told.
@@ -54,16 +63,18 @@ var (
 	ErrStopping = &Error{0, "Server stopping"}
 )
 
-// How a transfer that began can end other than whole. Transfer.Send returns one of these, or a *ClientError, or
-// the error of the reader it was given.
+// How a transfer that began can end other than whole: File.Ended gets one of these, a
+// *ClientError, or the error of a read.
 var (
 	ErrTimedOut = errors.New("no answer from the client")
 	ErrReplaced = errors.New("the client began another request")
 	ErrMadeWay  = errors.New("others waited and the client made no use of it, or held most of what there is")
 	ErrStopped  = errors.New("the server stopped")
+	ErrGone     = errors.New("the client's host says that the port is closed")
 )
 
-// ClientError is an ERROR that the client sent; it ends the transfer and is never answered (RFC 1350 section 7).
+// ClientError is an ERROR that the client sent; it ends the transfer and is never answered (RFC
+// 1350 section 7).
 type ClientError struct {
 	Code    uint16
 	Message string // bytes from the network: escape before printing; at most 128 bytes
@@ -84,18 +95,21 @@ const (
 
 // Config sets the limits of a Server. Zero values take the defaults that each field names.
 type Config struct {
-	MaxBlockSize  int      // largest blksize granted, bytes, 512 to 65464; 0 is DefaultMaxBlockSize
-	MaxWindowSize int      // largest windowsize granted, blocks, 1 to 65535; 0 is DefaultMaxWindowSize
-	MaxTransfers  int      // transfers at a time; 0 is DefaultMaxTransfers
-	Rate          int      // requests a second that one network may make; 0 is DefaultRate
-	Sockets       int      // sockets for each address, on SO_REUSEPORT where more than one; 0 is 1
-	Observer      Observer // told of what never reaches a Handler; nil is nobody
+	MaxBlockSize  int // largest blksize granted, bytes, 512 to 65464; 0 is DefaultMaxBlockSize
+	MaxWindowSize int // largest windowsize granted, blocks, 1 to 32767; 0 is DefaultMaxWindowSize
+	// Ahead is how many blocks may be in flight where no larger window was agreed; 0 is
+	// DefaultAhead, 1 is RFC 1350 and RFC 7440 to the letter.
+	Ahead        int
+	MaxTransfers int      // transfers at a time; 0 is DefaultMaxTransfers
+	Rate         int      // requests a second that one network may make; 0 is DefaultRate
+	Sockets      int      // sockets for each address, on SO_REUSEPORT where more than one; 0 is 1
+	Observer     Observer // told of what never reaches a Handler; nil is nobody
 }
 
-// Handler answers one RRQ. It calls t.Send with the file, or returns without it: an *Error (wrapped or not)
-// says what the client is told, any other error becomes ErrRead on the wire. It runs in a goroutine of its own; a panic in
-// it ends that transfer alone.
-type Handler func(t *Transfer) error
+// Handler answers one RRQ with a file, or with an error: an *Error (wrapped or not) says what the
+// client is told, any other error becomes ErrRead on the wire. It runs in a goroutine of its own;
+// a panic in it, or in the file's methods, ends that transfer alone.
+type Handler func(t *Transfer) (File, error)
 
 // Refusal is why a datagram got no transfer.
 type Refusal int
@@ -104,7 +118,7 @@ const (
 	RefusedWrite     Refusal = iota // WRQ: ERROR 2
 	RefusedMode                     // a mode other than octet and netascii: ERROR 4
 	RefusedBusy                     // MaxTransfers reached: ERROR 0, or silence
-	RefusedRate                     // the network is over its rate or its unconfirmed transfers: silence
+	RefusedRate                     // the network is over its rate or its share: silence
 	RefusedMalformed                // not a TFTP datagram, or an RRQ that cannot be parsed: silence
 	RefusedStopping                 // the server stops: ERROR 0
 	RefusedStray                    // ACK, DATA, ERROR or OACK without a transfer: silence
@@ -114,18 +128,19 @@ func (r Refusal) String() string {
 	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray"}[r]
 }
 
-// Observer is told of what never reaches a Handler. Its methods are called from the goroutine that reads the socket:
-// they must be quick and must not call back.
+// Observer is told of what never reaches a Handler. Its methods are called from the goroutine
+// that reads the socket: they must be quick and must not call back.
 type Observer interface {
-	// Refused reports a datagram that got no transfer. name is the file name of an RRQ or a WRQ as the client sent it, else "".
+	// Refused reports a datagram that got no transfer. name is the file name of an RRQ or a WRQ
+	// as the client sent it, else "".
 	Refused(client netip.AddrPort, name string, why Refusal)
 	// Panicked reports a panic, of the engine or a Handler, that was contained.
 	Panicked(value any, stack []byte)
 }
 
-// Stats is what is known of a transfer, complete once Send has returned.
+// Stats is what is known of a transfer, complete when File.Ended is called.
 type Stats struct {
-	Bytes       int64 // bytes of the file that the client acknowledged
+	Bytes       int64 // bytes that the client acknowledged, as they are on the wire
 	BlockSize   int
 	WindowSize  int
 	Retransmits int // DATA and OACK datagrams sent again

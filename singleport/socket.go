@@ -3,6 +3,7 @@ package singleport
 import (
 	"net"
 	"net/netip"
+	"time"
 )
 
 // endpoint is a client: what a transfer is found by.
@@ -18,13 +19,16 @@ func (e endpoint) addrPort() netip.AddrPort {
 	return netip.AddrPortFrom(ip, e.port)
 }
 
-// route is the way of a datagram: who sent it and which of this machine's addresses it was sent to. An answer takes it back.
+// route is the way of a datagram: who sent it, which of this machine's addresses it was sent to,
+// and where it arrived. An answer takes it back.
 type route struct {
 	client endpoint
 	local  [16]byte // IPv4 is IPv6-mapped; zero leaves the choice to the kernel
+	link   uint32   // interface index of arrival, where local means nothing without it, else 0
 }
 
-// received is a datagram that arrived. The bytes are valid until the function that it was given to returns.
+// received is a datagram that arrived. The bytes are valid until the function that it was given
+// to returns.
 type received struct {
 	route route
 	data  []byte
@@ -32,23 +36,74 @@ type received struct {
 
 const fullBatch = 32
 
-// socket carries the datagrams of one shard. send, sendBlocks and flush are called by one goroutine at a time, and not after close.
+// blocks are DATA packets of one transfer. Each carries a block of data, the last what is left,
+// which may be nothing.
+type blocks struct {
+	owner  *Transfer
+	number uint16 // of the first
+	count  int
+	fresh  int    // of the last of them, that were never sent before
+	data   []byte // must not change before flush
+}
+
+// listener is told of what happens at a socket, by the goroutine that serves it.
+type listener interface {
+	// receive takes what has arrived. Fewer datagrams than fullBatch mean that no more had arrived.
+	receive([]received)
+	// unreachable takes the word of a host that a port of it is closed. quoted is the beginning
+	// of the datagram that it refused.
+	unreachable(client endpoint, quoted []byte)
+}
+
+// socket carries the datagrams of one shard. send, sendBlocks and flush are called by one
+// goroutine at a time, and not after close.
 type socket interface {
 	addr() *net.UDPAddr
 
-	// serve calls handle with what has arrived, again and again, until the socket is closed; then it returns net.ErrClosed. Fewer
-	// datagrams than fullBatch mean that no more had arrived.
-	serve(handle func([]received)) error
+	// serve tells l what happens until the socket is closed; then it returns net.ErrClosed.
+	serve(l listener) error
 
-	// send queues one datagram, which is copied.
-	send(to *route, datagram []byte)
+	// space returns how many blocks of t can be queued before a flush, or, without one, how many
+	// datagrams.
+	space(t *Transfer) int
 
-	// sendBlocks queues count DATA packets, the first with the number given. Each carries blockSize bytes of data, the last what
-	// is left, which may be nothing. data must not change before flush.
-	sendBlocks(to *route, number uint16, count, blockSize int, data []byte)
+	// send queues one datagram, which is copied. owner is the transfer that sends it again, or nil.
+	send(to *route, datagram []byte, owner *Transfer)
 
-	// flush sends what is queued. What cannot be sent is lost, as it may be on any link.
-	flush()
+	// sendBlocks queues DATA packets.
+	sendBlocks(b blocks)
+
+	// flush sends what is queued. It returns false if the way out is full, having told unsent
+	// what it did not take of each owner; a datagram without an owner is lost, as it may be on
+	// any link.
+	flush(unsent func(owner *Transfer, blocks, fresh int)) bool
+
+	// awaitWritable calls resume once the way out is free, and again until it returns true.
+	awaitWritable(resume func() bool)
+
+	// alarm returns a timer that calls f, in a goroutine of its own.
+	alarm(f func()) alarm
+
+	// sendRoom returns how many bytes may wait to be sent; 0 if that is not known.
+	sendRoom() int
 
 	close() error
 }
+
+// alarm is a timer. set replaces the time that was set before.
+type alarm interface {
+	set(time.Duration)
+	stop()
+}
+
+// plainAlarm is Go's timer, which may come a millisecond late.
+type plainAlarm struct{ *time.Timer }
+
+func newPlainAlarm(f func()) plainAlarm {
+	timer := time.AfterFunc(time.Hour, f)
+	timer.Stop()
+	return plainAlarm{timer}
+}
+
+func (a plainAlarm) set(d time.Duration) { a.Reset(d) }
+func (a plainAlarm) stop()               { a.Stop() }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"net"
+	"net/netip"
 	"os"
 	"runtime"
 	"testing"
@@ -15,14 +16,14 @@ import (
 // Windows arrive block by block, whether the kernel cuts them, or cannot, or refuses when it is asked to.
 func TestSocketSendsWindows(t *testing.T) {
 	for _, c := range []struct {
-		name         string
-		segmentLimit int // bytes; negative leaves what was found out
-		mtu          int // of loopback; 0 leaves what it is
-		after        int // segmentLimit afterwards; negative is any
+		name       string
+		uncut      bool
+		mtu        int  // of loopback; 0 leaves what it is
+		uncutAfter bool // whether the transfer with blocks of 2,000 bytes is not cut afterwards
 	}{
-		{"as the kernel can", -1, 0, -1},
-		{"one by one", 0, 0, 0},
-		{"refused for its size", segmentBytes, 1500, 2000 + 3},
+		{"as the kernel can", false, 0, false},
+		{"one by one", true, 0, true},
+		{"refused for its size", false, 1500, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.mtu > 0 {
@@ -33,9 +34,6 @@ func TestSocketSendsWindows(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.close()
-			if c.segmentLimit >= 0 {
-				s.segmentLimit = c.segmentLimit
-			}
 			client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 			if err != nil {
 				t.Fatal(err)
@@ -47,8 +45,18 @@ func TestSocketSendsWindows(t *testing.T) {
 				{1, 512, 512}, {1, 512, 0}, {2, 2000, 4000}, {3, 2000, 4001}, {70, 1428, 70 * 1428}, {64, 8, 64*8 - 8}, {200, 8, 200*8 - 1}, {3, 30000, 90000},
 			} {
 				data := content(w.bytes)
-				s.sendBlocks(&to, 65530, w.count, w.blockSize, data)
-				s.flush()
+				owner := &Transfer{route: to, uncut: c.uncut, window: window{terms: terms{blockSize: w.blockSize}}}
+				for sent := 0; sent < w.count; {
+					n := min(s.space(owner), w.count-sent)
+					s.sendBlocks(blocks{owner, uint16(65530 + sent), n, n, data[sent*w.blockSize : min((sent+n)*w.blockSize, len(data))]})
+					if !s.flush(func(*Transfer, int, int) { t.Error("the socket is full") }) {
+						t.Fatal("unsent blocks")
+					}
+					sent += n
+				}
+				if w.blockSize == 2000 && w.count > 1 && owner.uncut != c.uncutAfter {
+					t.Errorf("%+v: uncut afterwards: %v", w, owner.uncut)
+				}
 				b := make([]byte, 65536)
 				for i := range w.count {
 					client.SetReadDeadline(time.Now().Add(10 * time.Second))
@@ -62,9 +70,6 @@ func TestSocketSendsWindows(t *testing.T) {
 						t.Fatalf("%+v: block %d: %d bytes, want %d", w, i, n, len(want))
 					}
 				}
-			}
-			if c.after >= 0 && s.segmentLimit > c.after {
-				t.Errorf("datagrams of %d bytes are still cut", s.segmentLimit)
 			}
 		})
 	}
@@ -117,8 +122,8 @@ func TestSocketLocalAddress(t *testing.T) {
 		if r.route.local != [16]byte(to.IP.To16()) || !bytes.Equal(r.data, requestOf("a", "octet")) {
 			t.Errorf("%+v: local address %v, %q", c, net.IP(r.route.local[:]), r.data)
 		}
-		s.send(&r.route, []byte("answer"))
-		s.flush()
+		s.send(&r.route, []byte("answer"), nil)
+		s.flush(nil)
 		b := make([]byte, 100)
 		client.SetReadDeadline(time.Now().Add(10 * time.Second))
 		// A connected client takes answers from the address alone that it asked.
@@ -151,7 +156,7 @@ func TestSocketLocalAddress(t *testing.T) {
 func next(t *testing.T, s *kernelSocket) received {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
-		if s.receive(s.fd) > 0 {
+		if n, _ := s.receive(s.fd); n > 0 {
 			return s.in.received[0]
 		}
 	}
@@ -178,6 +183,90 @@ func TestSocketsShareAPort(t *testing.T) {
 		}
 		for _, s := range others {
 			s.close()
+		}
+	}
+}
+
+// told collects what a socket tells.
+type told struct {
+	closed chan endpoint
+	quoted chan []byte
+}
+
+func (l *told) receive([]received) {}
+func (l *told) unreachable(client endpoint, quoted []byte) {
+	l.closed <- client
+	l.quoted <- bytes.Clone(quoted)
+}
+
+// A client's host that refuses DATA is heard, with the block that it refused, and other datagrams leave all the same.
+func TestSocketHearsOfClosedPorts(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
+		s, err := listen(addr, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := &told{make(chan endpoint, 16), make(chan []byte, 16)}
+		go s.serve(l)
+		host := "127.0.0.1"
+		if addr == "[::1]:0" {
+			host = "::1"
+		}
+		gone, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := endpointAt(netip.MustParseAddrPort(gone.LocalAddr().String()))
+		gone.Close()
+		owner := &Transfer{route: route{client: client}, window: window{terms: terms{blockSize: 512}}}
+		s.sendBlocks(blocks{owner, 7, 1, 1, make([]byte, 512)})
+		s.flush(nil)
+		if got, quoted := <-l.closed, <-l.quoted; got != client || !bytes.HasPrefix(quoted, []byte{0, opDATA, 0, 7}) {
+			t.Errorf("%s: %v refused %q", addr, got.addrPort(), quoted[:min(len(quoted), 8)])
+		}
+		s.close()
+	}
+}
+
+// Datagrams may be cut on their way: some ROMs discard those that may not be.
+func TestSocketLetsDatagramsBeCut(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", ":0"} {
+		s, err := listen(addr, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mode, err := unix.GetsockoptInt(s.fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER); err != nil || mode != unix.IP_PMTUDISC_DONT {
+			t.Errorf("%s: IP_MTU_DISCOVER is %d, %v", addr, mode, err)
+		}
+		s.close()
+	}
+}
+
+// A request to a multicast address is not answered, one to a link-local address by the interface that it came to.
+func TestLocalAddressOfIPv6(t *testing.T) {
+	for _, c := range []struct {
+		ip   string
+		one  bool
+		link uint32
+	}{{"ff02::1", false, 0}, {"fe80::1", true, 7}, {"2001:db8::1", true, 0}} {
+		control, data := appendControl(make([]byte, 0, controlSize), unix.IPPROTO_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
+		copy(data, netip.MustParseAddr(c.ip).AsSlice())
+		binary.NativeEndian.PutUint32(data[16:], 7)
+		var r route
+		if one := r.setLocal(control); one != c.one || r.link != c.link || netip.AddrFrom16(r.local).String() != c.ip {
+			t.Errorf("%s: %v, %+v", c.ip, one, r)
+		}
+		if r.link == 0 {
+			continue
+		}
+		// The client's own address is a global one.
+		s := &kernelSocket{}
+		r.client = endpointAt(netip.MustParseAddrPort("[2001:db8::2]:7"))
+		answer := s.appendLocal(make([]byte, 0, controlSize), &r)
+		var link uint32
+		eachControl(answer, func(_ *unix.Cmsghdr, data []byte) { link = binary.NativeEndian.Uint32(data[16:]) })
+		if link != 7 {
+			t.Errorf("the answer leaves by interface %d", link)
 		}
 	}
 }

@@ -10,11 +10,15 @@ import (
 	"strconv"
 )
 
-// plainSocket is a UDP socket as package net has it: a datagram at a time, answered from the address that the kernel chooses.
+// plainSocket is a UDP socket as package net has it: a datagram at a time, answered from the
+// address that the kernel chooses.
 type plainSocket struct {
 	conn   *net.UDPConn
 	queued []queued
 }
+
+// plainQueue bounds the datagrams that wait for flush.
+const plainQueue = 256
 
 type queued struct {
 	to       netip.AddrPort
@@ -37,7 +41,7 @@ func (s *plainSocket) addr() *net.UDPAddr { return s.conn.LocalAddr().(*net.UDPA
 
 func (s *plainSocket) close() error { return s.conn.Close() }
 
-func (s *plainSocket) serve(handle func([]received)) error {
+func (s *plainSocket) serve(l listener) error {
 	b := make([]byte, 1024)
 	var batch [1]received
 	for {
@@ -55,11 +59,13 @@ func (s *plainSocket) serve(handle func([]received)) error {
 			}
 		}
 		batch[0] = received{route{client: client}, b[:n]}
-		handle(batch[:])
+		l.receive(batch[:])
 	}
 }
 
-func (s *plainSocket) send(to *route, datagram []byte) {
+func (s *plainSocket) space(*Transfer) int { return plainQueue - len(s.queued) }
+
+func (s *plainSocket) send(to *route, datagram []byte, _ *Transfer) {
 	addr := to.client.addrPort()
 	if to.client.zone != 0 {
 		addr = netip.AddrPortFrom(addr.Addr().WithZone(strconv.Itoa(int(to.client.zone))), addr.Port())
@@ -67,23 +73,32 @@ func (s *plainSocket) send(to *route, datagram []byte) {
 	s.queued = append(s.queued, queued{addr, append([]byte(nil), datagram...)})
 }
 
-func (s *plainSocket) sendBlocks(to *route, number uint16, count, blockSize int, data []byte) {
-	datagram := make([]byte, 4+blockSize)
-	for range count {
+func (s *plainSocket) sendBlocks(b blocks) {
+	size := b.owner.window.blockSize
+	datagram := make([]byte, 4+size)
+	for range b.count {
 		binary.BigEndian.PutUint16(datagram, opDATA)
-		binary.BigEndian.PutUint16(datagram[2:], number)
-		n := copy(datagram[4:], data)
-		s.send(to, datagram[:4+n])
-		number++
-		data = data[n:]
+		binary.BigEndian.PutUint16(datagram[2:], b.number)
+		n := copy(datagram[4:], b.data[:min(size, len(b.data))])
+		s.send(&b.owner.route, datagram[:4+n], nil)
+		b.number++
+		b.data = b.data[n:]
 	}
 }
 
-func (s *plainSocket) flush() {
+// flush waits where the way out is full, as package net does.
+func (s *plainSocket) flush(func(*Transfer, int, int)) bool {
 	for _, q := range s.queued {
 		s.conn.WriteToUDPAddrPort(q.datagram, q.to)
 	}
 	s.queued = s.queued[:0]
+	return true
 }
+
+func (s *plainSocket) awaitWritable(func() bool) {}
+
+func (s *plainSocket) alarm(f func()) alarm { return newPlainAlarm(f) }
+
+func (s *plainSocket) sendRoom() int { return 0 }
 
 var _ socket = (*plainSocket)(nil)

@@ -7,34 +7,46 @@ import (
 
 // Times of a transfer.
 const (
-	// firstTimeout is the retransmission timer before a round trip was measured, RFC 6298 section 2.1.
+	// firstTimeout is the retransmission timer before the round trip of a DATA was measured, RFC
+	// 6298 section 2.1.
 	firstTimeout = time.Second
-	// minTimeout is its lower bound afterwards. RFC 6298 asks for 1 s for the sake of TCP's congestion control; a boot client
-	// answers at once or lost something, and a block too many does no harm.
-	minTimeout = 100 * time.Millisecond
+	// minTimeout and minLocalTimeout are its lower bounds afterwards. RFC 6298 asks for 1 s for
+	// the sake of TCP's congestion control. On a local network nothing is lost in general, and a
+	// client that does not answer erases flash, 300 ms at a time; some boot ROMs die of a copy.
+	minTimeout      = 100 * time.Millisecond
+	minLocalTimeout = 400 * time.Millisecond
+	// minLossyTimeout is the lower bound once a loss was repaired, on a local network minTimeout.
+	minLossyTimeout = 20 * time.Millisecond
+	// longestLull bounds the time that a flight takes which is sent burst by burst after a timeout.
+	longestLull = 500 * time.Millisecond
 	// maxTimeout is how long it may become by doubling, unless a round trip takes longer.
 	maxTimeout = 4 * time.Second
-	// longestTimeout bounds the agreed timeout that holds before a round trip was measured.
-	longestTimeout = 10 * time.Second
 	// clockGranularity is RFC 6298's G.
 	clockGranularity = time.Millisecond
-	// progressTime is how long a transfer lives without an ACK of something new, whatever else arrives.
-	progressTime = 30 * time.Second
-	// maxTries is how often a window is sent again without an ACK of something new.
+	// progressTime is how long a transfer lives without an ACK of something new, whatever else
+	// arrives; with an agreed timeout it is progressTimeouts of those, if that is longer.
+	progressTime     = 30 * time.Second
+	progressTimeouts = 3
+	// maxTries is how often a flight is sent again without an ACK of something new.
 	maxTries = 20
-	// lastTries is the same when only the last ACK is missing: it was most likely sent, and the client is gone.
+	// lastTries is the same when only the last ACK is missing: it was most likely sent, and the
+	// client is gone.
 	lastTries = 8
-	// unconfirmedDatagrams is all that a client draws that never acknowledged anything: the first answer and two repeats.
+	// unconfirmedDatagrams is all that a client draws that never acknowledged anything: the first
+	// answer and two repeats.
 	unconfirmedDatagrams = 3
+	// suspicionTime is how long a sign of a loss waits for an ACK that disproves it, at least.
+	suspicionTime = time.Millisecond
 )
 
 // estimator is the retransmission timer of RFC 6298.
 type estimator struct {
 	smoothed, variation time.Duration // SRTT, RTTVAR; 0 before the first sample
-	backoff             int           // doublings; kept until a round trip was measured without doubt (Karn)
+	backoff             int           // doublings since the last sample (Karn)
+	lossy               bool          // a loss was repaired
 }
 
-// sample takes the round trip of a datagram that was sent once.
+// sample takes the round trip of a DATA that was sent once.
 func (e *estimator) sample(r time.Duration) {
 	if e.smoothed == 0 {
 		e.smoothed, e.variation = r, r/2
@@ -47,18 +59,15 @@ func (e *estimator) sample(r time.Duration) {
 }
 
 // timeout returns the timer to set now. agreed is the timeout option, an upper bound; 0 is none.
-func (e *estimator) timeout(agreed time.Duration) time.Duration {
+// local says that the client is on a local network.
+func (e *estimator) timeout(agreed time.Duration, local bool) time.Duration {
 	t, bound := firstTimeout, maxTimeout
-	if agreed > 0 {
-		t = min(agreed, longestTimeout)
-		bound = t
-	}
 	if e.smoothed > 0 {
-		t = max(e.smoothed+max(clockGranularity, 4*e.variation), minTimeout)
+		t = max(e.smoothed+max(clockGranularity, 4*e.variation), e.least(local))
 		bound = max(maxTimeout, t)
-		if agreed > 0 {
-			bound = min(bound, agreed)
-		}
+	}
+	if agreed > 0 {
+		bound = agreed
 	}
 	for i := 0; i < e.backoff && t < bound; i++ {
 		t *= 2
@@ -66,8 +75,19 @@ func (e *estimator) timeout(agreed time.Duration) time.Duration {
 	return min(t, bound)
 }
 
-// timers is a heap of transfers by the time at which their timer is looked at, which is not later than due. A
-// timer that is set to a later time, as every ACK does, leaves the heap as it is.
+// least returns the lower bound of the timer.
+func (e *estimator) least(local bool) time.Duration {
+	switch {
+	case local && !e.lossy:
+		return minLocalTimeout
+	case local || !e.lossy:
+		return minTimeout
+	}
+	return max(minLossyTimeout, e.smoothed+e.smoothed/2)
+}
+
+// timers is a heap of transfers by the time at which their timer is looked at, which is not later
+// than due. A timer that is set to a later time, as every ACK does, leaves the heap as it is.
 type timers []*Transfer
 
 func (h timers) Len() int           { return len(h) }
@@ -94,7 +114,8 @@ func (h *timers) Pop() any {
 
 const noSlot = -1
 
-// set has t looked at when due, in monotonic nanoseconds; it reports whether the next look at any transfer is earlier than it was.
+// set has t looked at when due, in monotonic nanoseconds; it reports whether the next look at any
+// transfer is earlier than it was.
 func (h *timers) set(t *Transfer, due int64) bool {
 	t.due = due
 	switch {

@@ -13,54 +13,89 @@ type Transfer struct {
 	shard   *shard
 	name    string
 	mode    Mode
-	options []asked
+	options []wish
 	digest  uint64 // of the RRQ, to know it again
+	former  uint64 // digest of the RRQ before it from the same port, 0 for none
 	began   int64  // monotonic nanoseconds, like every time here
 	route   route
+	file    File // nil until the Handler returned it
 
 	// What pin/tftp knows it by, and what passes between the two. See engine.
-	id           uint64
-	ip           [4]byte
-	address      net.UDPAddr
-	engine       io.ReaderFrom
-	engineBlock  uint16 // number of the segment that pin/tftp sent last
-	segmentLimit int    // bytes
-	segmentSize  int    // bytes, a multiple of the block size
-	waiting      bool   // pin/tftp waits for the answer to what it sent
-	delivery     delivery
-	following    *Transfer // in the engine's queue
-	readFailure  error     // of the file, or why the Handler refused; of pin/tftp's goroutine
+	stage       stage
+	id          uint64
+	ip          [4]byte
+	address     net.UDPAddr
+	engineBlock uint16 // number of the segment that pin/tftp sent last
+	segmentSize int    // bytes, a multiple of the block size
+	segmentFrom int64  // where the next segment begins in the file, bytes
+	waiting     bool   // pin/tftp waits for the answer to what it sent
+	delivery    delivery
+	following   *Transfer // in the engine's queue
+	readFailure error     // of the file; of pin/tftp's goroutine
 
-	sent      bool  // Send was called
-	returned  bool  // the Handler has
-	size      int64 // of the file, bytes, as Send was told
 	over      bool  // nothing is sent any more
-	end       error // why, if not because all has arrived
+	end       error // why, if not because the client has the whole file
 	ended     int64
-	released  bool
-	reserved  int64 // bytes of Server.reserved
 	window    window
+	flight    flightLimit
+	pace      pace
 	estimator estimator
 
 	pass          pass
 	before, after *Transfer // among the shard's unconfirmed transfers that were answered
 	listed        bool
 	confirmed     bool
-	confirmedAt   int64
 	offeredAt     int64  // when the first answer was sent
 	oack          []byte // until the client acknowledged it, else nil
 	datagrams     int    // first answers that were sent to an unconfirmed client
 	declined      bool   // the client acknowledges no empty block
+	unreachable   bool   // its host said since the last new ACK that the port is closed
+	uncut         bool   // datagrams that the kernel cuts do not arrive
 
-	progress    int64  // when something new was acknowledged last
-	tries       int    // repeats since then
-	sampled     uint64 // block whose round trip is measured, 0 for none
-	sampledAt   int64
+	progress    int64 // when something new was acknowledged last
+	tries       int   // repeats since then
+	suspectAt   int64 // when a sign of a loss becomes one; 0 for none
+	doubted     bool  // a faint sign of a loss: it is one if the next ACK is overdue
+	resumeAt    int64 // when more may be sent after a timeout; 0 is now
+	blind       bool  // its flight was sent again without a word from the client
+	mute        int   // how often all of them were in vain
+	probed      bool  // the last of them went alone
+	probes      int   // copies of a block whose ACK alone is missing
+	alarmed     bool  // its flight was sent again for the sign of a loss, and no ACK came since
+	alarms      int   // how often that was for nothing
+	copiedAt    int64 // when blocks were sent again last, but for a probe
+	repairedAt  int64 // when its flight was sent again last
 	retransmits int
-	pace        pace
+	known       bool      // it counts among those of its address, see memory
+	blocked     bool      // it waits in shard.blocked until the socket is writable
+	copy        *lateCopy // of its RRQ or of the one before it, which may be a new one
 
 	due, look int64 // see timers
 	slot      int
+}
+
+// stage is where a transfer is between its RRQ and the end of its last goroutine.
+type stage int
+
+const (
+	opening  stage = iota // the Handler is at it
+	offered               // no goroutine is at it: the OACK is under way
+	engaged               // it is pin/tftp's
+	disposed              // File.Ended is being called, or was
+)
+
+// File is what a Handler returns for a transfer. Its methods are called by one goroutine at a time.
+type File interface {
+	// ReadAt reads for octet: any part, and again if blocks are lost.
+	io.ReaderAt
+	// Read reads for netascii: once, from the beginning.
+	io.Reader
+	// Size returns the size, bytes; it answers the tsize option (octet only).
+	Size() int64
+	// Ended is called once, when nothing is read any more. err is nil if the client has the whole
+	// file, else one of the errors of this package or that of a read. Transfer.Stats is complete
+	// then.
+	Ended(err error)
 }
 
 // Name returns the file name as the client sent it: up to 480 bytes of anything but NUL.
@@ -72,58 +107,7 @@ func (t *Transfer) Client() netip.AddrPort { return t.route.client.addrPort() }
 // Mode returns how the file is to be carried. The engine converts to netascii.
 func (t *Transfer) Mode() Mode { return t.mode }
 
-var errSentTwice = errors.New("Send was called before")
-
-// Send carries what r returns until io.EOF. size, in bytes, answers the tsize option (octet only); a negative size leaves it out.
-// It blocks until the transfer ended, once per transfer.
-func (t *Transfer) Send(r io.Reader, size int64) error {
-	s := t.shard
-	s.mu.Lock()
-	if t.sent {
-		s.mu.Unlock()
-		return errSentTwice
-	}
-	t.sent, t.size = true, size
-	if t.mode != Octet {
-		t.size = -1
-	}
-	s.mu.Unlock()
-	err := t.run(r)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t.over {
-		return t.end
-	}
-	return err
-}
-
-// run has the engine carry what r returns. Only while r is read may a file keep this goroutine waiting.
-func (t *Transfer) run(r io.Reader) error {
-	disk := t.shard.server.disk
-	<-disk
-	defer func() { disk <- struct{}{} }()
-	_, err := t.engine.ReadFrom(&watchedReader{r, t})
-	return err
-}
-
-// watchedReader keeps the error of a reader, of which pin/tftp passes on the text alone.
-type watchedReader struct {
-	io.Reader
-	t *Transfer
-}
-
-func (r *watchedReader) Read(p []byte) (int, error) {
-	disk := r.t.shard.server.disk
-	disk <- struct{}{}
-	defer func() { <-disk }()
-	n, err := r.Reader.Read(p)
-	if err != nil && err != io.EOF {
-		r.t.readFailure = err
-	}
-	return n, err
-}
-
-// Stats returns the figures of the transfer; complete after Send.
+// Stats returns the figures of the transfer.
 func (t *Transfer) Stats() Stats {
 	s := t.shard
 	s.mu.Lock()
@@ -142,36 +126,39 @@ func (t *Transfer) Stats() Stats {
 	return stats
 }
 
-// pace spreads the windows of a receiver that cannot take them at once, as its network card has room for a few frames only.
-type pace struct {
-	level int // index of paces; 0 sends a window at once
-	lossy int // windows in a row that lost blocks
-	clean int // windows in a row that lost none
-}
+// segmentReader reads a file for the engine, which wants to be given all that it asks for: a
+// segment shorter than that would be its last. Only a netascii file ends in one.
+type segmentReader struct{ t *Transfer }
 
-// paces are the bursts of each level, slower and slower.
-var paces = [...]struct {
-	blocks int
-	gap    time.Duration
-}{{MaxWindowSize, 0}, {8, time.Millisecond}, {4, time.Millisecond}, {2, time.Millisecond}, {1, time.Millisecond}, {1, 2 * time.Millisecond}, {1, 4 * time.Millisecond}}
-
-const (
-	// lossyWindows in a row are no accident of the network: the next level.
-	lossyWindows = 3
-	// cleanWindows in a row show that a level may be more than is needed.
-	cleanWindows = 32
-)
-
-func (p *pace) lost() {
-	p.clean = 0
-	if p.lossy++; p.lossy == lossyWindows {
-		p.lossy, p.level = 0, min(p.level+1, len(paces)-1)
+func (r segmentReader) Read(p []byte) (n int, err error) {
+	t := r.t
+	server := t.shard.server
+	server.disk <- struct{}{}
+	defer func() { <-server.disk }()
+	defer func() {
+		if v := recover(); v != nil {
+			server.panicked(v)
+			n, err = 0, ErrRead
+		}
+		if err != nil && err != io.EOF {
+			t.readFailure = err
+		}
+	}()
+	if t.mode != Octet {
+		return t.file.Read(p)
 	}
+	left := t.file.Size() - t.segmentFrom
+	if left <= 0 {
+		return len(p), nil // the empty block of a file that ends with a whole one
+	}
+	part := p[:min(int64(len(p)), left)]
+	if n, err := t.file.ReadAt(part, t.segmentFrom); n < len(part) {
+		if err == nil || err == io.EOF {
+			err = errShort
+		}
+		return 0, err
+	}
+	return len(p), nil
 }
 
-func (p *pace) arrived() {
-	p.lossy = 0
-	if p.clean++; p.clean == cleanWindows {
-		p.clean, p.level = 0, max(p.level-1, 0)
-	}
-}
+var errShort = errors.New("the file is shorter than its size")

@@ -1,5 +1,5 @@
-// Command bare is what a program of github.com/pin/tftp looks like that follows the library's documentation:
-// the peer that shows what singleport adds.
+// Command bare is a server written as the documentation of github.com/pin/tftp suggests. Compared
+// with it, the benchmark shows what singleport adds.
 package main
 
 import (
@@ -30,7 +30,7 @@ func main() {
 	}
 }
 
-// serve grants blksize up to blockSize; the library allocates as much for each datagram that it reads.
+// serve grants blksize up to blockSize. The library allocates that much for each datagram it reads.
 func serve(address, folder string, blockSize int) error {
 	addr, err := net.ResolveUDPAddr("udp", address)
 	if err != nil {

@@ -18,8 +18,8 @@ func ReadText(t testing.TB, path string) string {
 // Flat returns a text on one line, because a line may break anywhere.
 func Flat(text string) string { return strings.Join(strings.Fields(text), " ") }
 
-// ReadSection returns the text of a Markdown file below a heading such as "## Options", up to the next
-// heading of level two or deeper.
+// ReadSection returns the text of a Markdown file below a heading such as "## Options", up to the
+// next heading of level two or deeper.
 func ReadSection(t testing.TB, path, heading string) string {
 	t.Helper()
 	_, after, found := strings.Cut(ReadText(t, path), "\n"+heading+"\n")

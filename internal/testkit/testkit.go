@@ -15,14 +15,22 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// Skip skips a test whose tools are missing. Where FLYTFTP_NO_SKIP is 1, the test fails instead: that
-// machine must have them all.
+// Skip skips a test whose tools are missing. Where FLYTFTP_NO_SKIP is 1, the test fails instead:
+// that machine must have them all.
 func Skip(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("FLYTFTP_NO_SKIP") == "1" {
 		t.Fatal(why)
 	}
 	t.Skip(why)
+}
+
+// SkipIfShort skips a test that takes seconds, where `go test -short` asks for the quick ones.
+func SkipIfShort(t testing.TB) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 }
 
 // WriteFile writes a file that every user can read, and creates the folders above it.
@@ -43,7 +51,8 @@ func Pattern(n int) []byte {
 	return b
 }
 
-// PublicFolder returns a folder that every user can reach, unlike t.TempDir's. The end of the test removes it.
+// PublicFolder returns a folder that every user can reach, unlike t.TempDir's. The end of the test
+// removes it.
 func PublicFolder(t testing.TB) string {
 	t.Helper()
 	folder, err := os.MkdirTemp("", "flytftp")

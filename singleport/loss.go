@@ -1,0 +1,296 @@
+package singleport
+
+import (
+	"encoding/binary"
+	"time"
+)
+
+// What an ACK or its absence says, and what is sent again.
+
+// elapsed does what is due of t.
+func (s *shard) elapsed(t *Transfer, now int64) {
+	w := &t.window
+	switch {
+	case t.copy != nil && now >= t.copy.until:
+		s.renew(t, now)
+	case now-t.progress >= int64(t.lifetime()) && (w.inFlight() > 0 || !t.confirmed):
+		s.end(t, ErrTimedOut)
+	case !t.confirmed:
+		s.repeatUnconfirmed(t, now)
+	case w.beyond != 0 && w.sendable(t.flight.limit) == 0 || w.beyond != 0 && t.suspectAt != 0 && now >= t.suspectAt:
+		s.probe(t, now)
+	case t.suspectAt != 0 && now >= t.suspectAt:
+		s.goBack(t, t.progress, now)
+	case w.sendable(t.flight.limit) > 0: // the next burst
+		s.advance(t, now)
+	case w.inFlight() == 0: // the file is being read
+		s.arm(t, now)
+	case t.declined && (t.tries > 0 || t.unreachable):
+		s.end(t, nil)
+	case t.unreachable:
+		s.end(t, ErrGone)
+	case t.tries >= maxTries && t.lifetime() == progressTime, t.tries >= lastTries && w.acked+1 == w.last:
+		s.end(t, ErrTimedOut)
+	default:
+		t.tries++
+		t.estimator.backoff++
+		if t.tries == 2 {
+			t.uncut = true // some paths swallow datagrams that the kernel cut
+		}
+		s.goBack(t, 0, now)
+	}
+}
+
+// leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
+func (t *Transfer) leastTrip() time.Duration {
+	if t.flight.least == 0 || 0 < t.flight.offer && t.flight.offer < t.flight.least {
+		return t.flight.offer
+	}
+	return t.flight.least
+}
+
+// repeatUnconfirmed does what is due of an unconfirmed transfer.
+func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
+	switch {
+	case t.unreachable:
+		s.end(t, ErrGone)
+	case t.datagrams >= unconfirmedDatagrams:
+		s.end(t, ErrTimedOut)
+	default:
+		s.repeat(t, now)
+	}
+}
+
+// lifetime is how long t lives without an ACK of something new.
+func (t *Transfer) lifetime() time.Duration {
+	return max(progressTime, progressTimeouts*time.Duration(t.window.timeout)*time.Second)
+}
+
+// goBack sends what is in flight again, from its first block: a client in lock-step throws away
+// what comes behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
+func (s *shard) goBack(t *Transfer, toldAt, now int64) {
+	w := &t.window
+	t.suspectAt, t.doubted, t.blind, t.repairedAt = 0, false, toldAt == 0, now
+	t.alarmed = toldAt != 0
+	t.estimator.lossy = true
+	t.pace.lost(w.acked, toldAt, t.leastTrip(), t.flight.isLocal(), t.flight.isFull() || t.tries > 1)
+	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
+	s.memory.note(t, now)
+	w.rewind()
+	t.resumeAt = 0
+	s.advance(t, now)
+}
+
+// probe sends the block again whose ACK is missing while those of later ones are there. If the
+// client lacks it, it takes it; else it says how far it is, or nothing.
+func (s *shard) probe(t *Transfer, now int64) {
+	w := &t.window
+	t.suspectAt, t.repairedAt = 0, now
+	t.flight.marks = t.flight.marks[:0]
+	if t.probes++; t.probes > mostProbes {
+		number := uint16(w.acked + 1) // it has that one, as far as can be known
+		t.probed = false
+		if t.mute++; t.mute == mostMute {
+			number = w.trust()
+		}
+		s.acknowledge(t, number, now)
+		return
+	}
+	next := w.next
+	w.rewind()
+	if t.probed = w.sendable(1) > 0; t.probed {
+		s.sendBlocks(t, 1, now)
+		w.next = max(w.next, next)
+	}
+	s.advance(t, now)
+}
+
+const (
+	// mostProbes unanswered, a client has that block, and says nothing to a copy.
+	mostProbes = 4
+	// mostMute times that, it minds the order of blocks.
+	mostMute = 5
+)
+
+// acknowledge takes an ACK.
+func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
+	if t.oack != nil {
+		if number == 0 {
+			s.accepted(t, now)
+		}
+		return
+	}
+	before := t.window.acked
+	switch answer := t.window.ack(number); answer {
+	case ackStale:
+	case ackDuplicate:
+		s.duplicate(t, now)
+	case ackBeyond:
+		if t.suspectAt == 0 {
+			t.suspectAt = now + int64(t.suspicion())
+			s.arm(t, now)
+		}
+	case ackAgain:
+		// Asked for the missing ACK, it says how far it is, unless that answers another copy, or
+		// its own timer.
+		since, trip := now-t.repairedAt, int64(t.trip())
+		if t.probed && since >= int64(t.flight.least) && since <= 2*trip && now-t.copiedAt > 4*trip {
+			s.acknowledge(t, t.window.trust(), now)
+		}
+	default:
+		if t.probed && number == uint16(before+1) {
+			t.mute = 0 // it answers a copy
+		}
+		s.progress(t, answer, int(t.window.acked-before), now)
+	}
+}
+
+// accepted takes the ACK of an OACK.
+func (s *shard) accepted(t *Transfer, now int64) {
+	t.oack = nil
+	if t.datagrams == 1 {
+		t.flight.offer = time.Duration(now - t.offeredAt)
+	}
+	s.confirm(t, now)
+	s.engine.add(t)
+	s.arm(t, now)
+}
+
+// progress takes an ACK of so many new blocks.
+func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now int64) {
+	w := &t.window
+	t.progress, t.tries, t.resumeAt = now, 0, 0
+	t.suspectAt, t.doubted, t.probes, t.probed = 0, false, 0, false
+	t.unreachable, t.copy = false, nil
+	if !t.confirmed {
+		s.confirm(t, now)
+	}
+	s.judge(t, now)
+	sentAt := t.flight.sentAt(w.acked)
+	if r := t.flight.measure(w.acked, now); r > 0 {
+		t.estimator.sample(r)
+	} else if t.estimator.smoothed > 0 {
+		t.estimator.backoff = 0
+	}
+	t.pace.tick(blocks, w.inFlight(), sentAt, now)
+	switch answer {
+	case ackLast:
+		s.memory.note(t, now)
+		s.end(t, nil)
+		return
+	case ackPartial:
+		if s.partial(t, now) {
+			return
+		}
+	case ackNew:
+		t.blind = false
+		t.pace.arrived(blocks, sentAt, now, t.leastTrip(), t.flight.isLocal())
+		t.flight.quick = t.pace.isQuick()
+		if next := t.flight.next(w.windowSize, blocks, w.acked); next <= t.flight.limit ||
+			s.server.mayGrow((next-w.windowSize)*w.blockSize) {
+			s.limit(t, next)
+		}
+	}
+	s.advance(t, now)
+}
+
+// partial takes an ACK that ends no window. The client misses the next block, or it acknowledges
+// each, and the next ACK is under way. Or it saw a copy of a block that it had: then nothing but
+// a silence tells of another loss. It reports whether the flight went back.
+func (s *shard) partial(t *Transfer, now int64) bool {
+	w := &t.window
+	switch {
+	case t.blind:
+		t.blind, t.doubted = false, true
+	case w.inFlight() == 0:
+	case s.server.config.Ahead == 1:
+		s.goBack(t, now, now) // RFC 7440 section 4 to the letter
+		return true
+	default:
+		sent := t.flight.sentAt(w.acked+1) + int64(t.trip())
+		t.suspectAt = max(sent, now) + int64(t.suspicion())
+	}
+	return false
+}
+
+// judge takes an ACK of new blocks for what it says of an alarm: of the sign of a loss that
+// waits, and of the last one for which the flight was sent again. An ACK that comes too soon to
+// answer a copy answers the block that was thought lost (RFC 3522's idea, by time). Then nothing
+// was lost, and the next sign has longer to prove itself.
+func (s *shard) judge(t *Transfer, now int64) {
+	if !t.alarmed {
+		return
+	}
+	t.alarmed = false
+	if now-t.repairedAt < int64(t.leastTrip())*3/4 {
+		t.alarms = min(t.alarms+1, mostAlarms)
+		s.limit(t, t.flight.undo(t.window.windowSize))
+		t.window.next = max(t.window.next, t.window.high+1)
+	}
+}
+
+// mostAlarms bounds the doublings of a suspicion.
+const mostAlarms = 5
+
+// suspicion returns how long a sign of a loss waits for an ACK that disproves it: the longer the
+// more often one did so too late.
+func (t *Transfer) suspicion() time.Duration { return max(t.trip()/8, suspicionTime) << t.alarms }
+
+// trip returns the round trip that an ACK is expected to take.
+func (t *Transfer) trip() time.Duration {
+	switch {
+	case t.estimator.smoothed > 0:
+		return t.estimator.smoothed
+	case t.flight.offer > 0:
+		return 2 * t.flight.offer // an OACK is short
+	}
+	return firstTimeout / 2
+}
+
+// duplicate takes an ACK of the last block that was acknowledged. It draws nothing (RFC 1123
+// section 4.2.3.1, the Sorcerer's Apprentice). But if blocks behind the next one are in flight,
+// it may be the client's word that it misses that one: then it is lost if its ACK is overdue.
+func (s *shard) duplicate(t *Transfer, now int64) {
+	w := &t.window
+	// iPXE acknowledges the block before an empty one, again and again.
+	t.declined = t.declined || w.acked == 0 && w.last == 1 && w.high == 1 && len(w.segment) == 0
+	if w.inFlight() < 2 || t.suspectAt != 0 || t.doubted {
+		return
+	}
+	if t.blind || now-t.repairedAt < int64(t.trip()+t.suspicion()) {
+		return // it is about what was in flight before that went back
+	}
+	if at := t.flight.sentAt(w.end(w.windowSize)); at != 0 {
+		t.suspectAt = max(at+int64(t.trip()), now) + int64(t.suspicion())
+	} else {
+		t.doubted = true // the window is still being sent
+	}
+	s.arm(t, now)
+}
+
+// confirm notes that the client is where it says.
+func (s *shard) confirm(t *Transfer, now int64) {
+	t.confirmed, t.progress, t.estimator.backoff = true, now, 0
+	s.memory.recall(t, now)
+	s.unconfirmed.remove(t)
+	s.server.admission.confirm(&t.pass)
+}
+
+// unreachable takes the word of a host that the port is closed to which a datagram was sent:
+// quoted is how that began. It can be forged, so it must fit what is in flight, and ends a
+// transfer that stays silent alone.
+func (s *shard) unreachable(client endpoint, quoted []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.clients[client]
+	if t == nil || len(quoted) < 4 {
+		return
+	}
+	switch binary.BigEndian.Uint16(quoted) {
+	case opOACK:
+		t.unreachable = t.unreachable || t.oack != nil
+	case opDATA:
+		ahead := binary.BigEndian.Uint16(quoted[2:]) - uint16(t.window.acked)
+		t.unreachable = t.unreachable || 0 < ahead && uint64(ahead) <= t.window.high-t.window.acked
+	}
+}
