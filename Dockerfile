@@ -15,6 +15,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY *.go ./
+COPY internal/folder internal/folder
 COPY sandbox sandbox
 COPY singleport singleport
 ARG TARGETOS TARGETARCH TARGETVARIANT

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ const (
 	defaultGrace  = "4s"          // Fly.io kills after 5 s
 	maxGrace      = time.Hour
 	maxTransfers  = 100_000
+	everyone      = "0.0.0.0/0,::/0"
 )
 
 // option is one flag, with all that -h, the environment and the README say about it.
@@ -59,8 +61,10 @@ func options(c *config, getenv func(string) string) []option {
 			meaning: "UDP addresses; :PORT is IPv4 and IPv6, port 0 picks a free one", set: c.setListen},
 		{name: "root", variable: "TFTP_ROOT", initial: defaultRoot, values: "a folder",
 			meaning: "folder of the files that are served", set: c.setRoot},
-		{name: "allow", variable: "TFTP_ALLOW", initial: defaultAllow, shown: "boot files", values: "extensions, none, *",
-			meaning: "extensions that may be read; none allows names without one, * all", set: c.setAllow},
+		{name: "allow", variable: "TFTP_ALLOW", initial: "default", values: "a list",
+			meaning: "names that may be read: default (boot files), extensions, none, patterns, *", set: c.setAllow},
+		{name: "clients", variable: "TFTP_CLIENTS", initial: everyone, values: "CIDR,...",
+			meaning: "networks and addresses that are answered; others get silence", set: c.setClients},
 		number("max-blksize", "TFTP_MAX_BLKSIZE", singleport.DefaultMaxBlockSize, singleport.DefaultBlockSize, singleport.MaxBlockSize,
 			"largest blksize granted, in bytes", &c.limits.MaxBlockSize),
 		number("max-windowsize", "TFTP_MAX_WINDOWSIZE", singleport.DefaultMaxWindowSize, 1, singleport.MaxWindowSize,
@@ -122,6 +126,26 @@ func (c *config) setRoot(value string) error {
 func (c *config) setAllow(value string) (err error) {
 	c.allow, err = parseAllow(value)
 	return err
+}
+
+func (c *config) setClients(value string) error {
+	c.limits.Clients = nil
+	for _, entry := range strings.Split(value, ",") {
+		entry = strings.TrimSpace(entry)
+		network, err := netip.ParsePrefix(entry)
+		if addr, failed := netip.ParseAddr(entry); failed == nil && addr.Zone() == "" {
+			addr = addr.Unmap()
+			network, err = addr.Prefix(addr.BitLen())
+		}
+		switch {
+		case err != nil || network.Addr().Is4In6():
+			return fmt.Errorf("%+q is neither a network such as 192.0.2.0/24 or 2001:db8::/48 nor an address", entry)
+		case network != network.Masked():
+			return fmt.Errorf("%s has bits behind its length: is it %s", entry, network.Masked())
+		}
+		c.limits.Clients = append(c.limits.Clients, network)
+	}
+	return nil
 }
 
 func (c *config) setUser(value string) (err error) {
@@ -234,14 +258,14 @@ A flag wins over its environment variable.
 			fmt.Fprintf(&b, "        %s, default %s\n", o.variable, o.defaultText())
 		}
 	}
-	fmt.Fprintf(&b, "\nBoot files are named:\n")
+	b.WriteString("\n-allow default stands for these extensions and patterns of names:\n")
 	line := ""
-	for _, extension := range strings.Split(defaultAllow, ",") {
-		if len(line)+len(extension) > 76 {
+	for _, entry := range bootFiles {
+		if len(line)+len(entry) > 76 {
 			fmt.Fprintf(&b, " %s\n", line)
 			line = ""
 		}
-		line += " " + extension
+		line += " " + entry
 	}
 	fmt.Fprintf(&b, " %s\n", line)
 	return b.String()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -26,8 +27,8 @@ func TestParse(t *testing.T) {
 		want func(c *config) bool
 	}{
 		{"", nil, func(c *config) bool {
-			return slices.Equal(c.listen, []string{":69"}) && c.root == "files" && c.allow[".efi"] && !c.allow[""] && !c.allow["*"] &&
-				c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.Ahead == 24 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
+			return slices.Equal(c.listen, []string{":69"}) && c.root == "files" && slices.Equal(c.allow, allowList{"default"}) &&
+				fmt.Sprint(c.limits.Clients) == "[0.0.0.0/0 ::/0]" && c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.Ahead == 24 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
 				c.user.String() == "65532:65532" && c.grace == 4*time.Second && !c.healthcheck && !c.version
 		}},
 		{"", []string{"FLY_APP_NAME=x"}, func(c *config) bool { return slices.Equal(c.listen, []string{"fly-global-services:69"}) }},
@@ -38,7 +39,7 @@ func TestParse(t *testing.T) {
 			return slices.Equal(c.listen, []string{"127.0.0.1:0", "[::1]:7", "host:9"})
 		}},
 		{"-root /srv/tftp -allow txt,none -user root", nil, func(c *config) bool {
-			return c.root == "/srv/tftp" && c.allow[".txt"] && c.allow[""] && !c.allow[".efi"] && c.user.String() == "root"
+			return c.root == "/srv/tftp" && slices.Equal(c.allow, allowList{".txt", "none"}) && c.user.String() == "root"
 		}},
 		{"-max-blksize 512 -max-windowsize 1 -ahead 1 -max-transfers 1 -rate 1 -grace 0s", nil, func(c *config) bool {
 			return c.limits.MaxBlockSize == 512 && c.limits.MaxWindowSize == 1 && c.limits.Ahead == 1 && c.limits.MaxTransfers == 1 && c.limits.Rate == 1 && c.grace == 0
@@ -49,9 +50,15 @@ func TestParse(t *testing.T) {
 					c.limits.Rate == 1000000 && c.grace == time.Hour
 			}},
 		{"", []string{"TFTP_ROOT=/a", "TFTP_ALLOW=*", "TFTP_USER=1:2"}, func(c *config) bool {
-			return c.root == "/a" && c.allow["*"] && c.user.String() == "1:2"
+			return c.root == "/a" && slices.Equal(c.allow, allowList{"*"}) && c.user.String() == "1:2"
 		}},
 		{"", []string{"TFTP_ROOT="}, func(c *config) bool { return c.root == "files" }},
+		{"-clients 192.0.2.0/24,2001:db8::/48,198.51.100.7,::1,::ffff:203.0.113.9", nil, func(c *config) bool {
+			return fmt.Sprint(c.limits.Clients) == "[192.0.2.0/24 2001:db8::/48 198.51.100.7/32 ::1/128 203.0.113.9/32]"
+		}},
+		{"", []string{"TFTP_CLIENTS=10.0.0.0/8, fe80::/10"}, func(c *config) bool {
+			return fmt.Sprint(c.limits.Clients) == "[10.0.0.0/8 fe80::/10]"
+		}},
 		{"-healthcheck -listen :70", nil, func(c *config) bool { return c.healthcheck && c.listen[0] == ":70" }},
 		{"-version", []string{"TFTP_RATE=nonsense"}, func(c *config) bool { return c.version }},
 	} {
@@ -88,6 +95,18 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-listen", "::1:69"}, "", "-listen"},
 		{[]string{"-listen", ":69,"}, "", "-listen"},
 		{[]string{"-allow", ""}, "", "-allow"},
+		{[]string{"-allow", "default,.v*"}, "", "begins with a dot"},
+		{[]string{"-clients", ""}, "", "neither a network"},
+		{[]string{"-clients", "192.0.2.0/24,"}, "", "neither a network"},
+		{[]string{"-clients", "192.0.2.0/33"}, "", "neither a network"},
+		{[]string{"-clients", "192.0.2/24"}, "", "neither a network"},
+		{[]string{"-clients", "192.0.2.0/24/8"}, "", "neither a network"},
+		{[]string{"-clients", "example.org"}, "", "neither a network"},
+		{[]string{"-clients", "fe80::1%lo"}, "", "neither a network"},
+		{[]string{"-clients", "::ffff:192.0.2.0/120"}, "", "neither a network"},
+		{[]string{"-clients", "192.0.2.7/24"}, "", "is it 192.0.2.0/24"},
+		{[]string{"-clients", "2001:db8::1/48"}, "", "is it 2001:db8::/48"},
+		{[]string{"-clients", "\x1b[2J\n"}, "", `"\x1b[2J" is neither`},
 		{[]string{"-max-blksize", "511"}, "", "from 512 to 65464"},
 		{[]string{"-max-blksize", "65465"}, "", "from 512 to 65464"},
 		{[]string{"-max-windowsize", "0"}, "", "from 1 to 32767"},
@@ -104,6 +123,7 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-user", "nobody"}, "", "-user"},
 		{nil, "TFTP_LISTEN=6969", "TFTP_LISTEN"},
 		{nil, "TFTP_ALLOW=.", "TFTP_ALLOW"},
+		{nil, "TFTP_CLIENTS=10.0.0.1/8", "TFTP_CLIENTS"},
 		{nil, "TFTP_MAX_BLKSIZE=511", "TFTP_MAX_BLKSIZE"},
 		{nil, "TFTP_MAX_WINDOWSIZE=0", "TFTP_MAX_WINDOWSIZE"},
 		{nil, "TFTP_AHEAD=0", "TFTP_AHEAD"},
@@ -133,9 +153,9 @@ func TestUsage(t *testing.T) {
 			}
 		}
 	}
-	for extension := range mustAllow(t, defaultAllow) {
-		if !strings.Contains(text, extension) {
-			t.Errorf("no %s in:\n%s", extension, text)
+	for _, entry := range bootFiles {
+		if !strings.Contains(text, " "+entry) {
+			t.Errorf("no %s in:\n%s", entry, text)
 		}
 	}
 	for _, line := range strings.Split(text, "\n") {

@@ -4,15 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
+	"flytftp/internal/folder"
 	"flytftp/internal/testkit"
 	"flytftp/singleport"
 )
@@ -78,231 +75,100 @@ func (t *fakeTransfer) read(file singleport.File) error {
 }
 
 // newHandler returns a handler over a new folder, and a function that ends its log and returns it.
-func newHandler(t *testing.T) (h *handler, folder string, log func() string) {
+func newHandler(t *testing.T) (h *handler, path string, log func() string) {
 	t.Helper()
-	folder = t.TempDir()
-	root, err := os.OpenRoot(folder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { root.Close() })
+	path = t.TempDir()
+	files, err := folder.Open(path)
+	testkit.Must(t, err)
+	t.Cleanup(func() { files.Close() })
 	var out bytes.Buffer
 	j := newJournal(&out)
-	return &handler{root: root, allow: mustAllow(t, defaultAllow), log: j}, folder, func() string {
+	return &handler{folder: files, allow: allowList{"default"}, log: j}, path, func() string {
 		j.close()
 		return out.String()
 	}
 }
 
+// Every refusal is answered like an absence; the log tells them apart.
 func TestAnswer(t *testing.T) {
-	h, folder, log := newHandler(t)
-	outside := t.TempDir()
-	testkit.WriteFile(t, outside+"/secret.txt", []byte("secret"))
-	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
-	testkit.WriteFile(t, folder+"/empty.txt", nil)
-	testkit.WriteFile(t, folder+"/sub/b.txt", []byte("below"))
-	testkit.WriteFile(t, folder+"/.hidden/c.txt", []byte("hidden"))
-	testkit.WriteFile(t, folder+"/a.key", []byte("key"))
-	testkit.Must(t, os.Mkdir(folder+"/folder.txt", 0o755))
-	testkit.Must(t, os.Symlink("a.txt", folder+"/link.txt"))
-	testkit.Must(t, os.Symlink("../a.txt", folder+"/sub/up.txt"))
-	testkit.Must(t, os.Symlink("sub", folder+"/linked"))
-	testkit.Must(t, os.Symlink("absent.txt", folder+"/dangling.txt"))
-	testkit.Must(t, os.Symlink("loop.txt", folder+"/loop.txt"))
-	testkit.Must(t, os.Symlink("folder.txt", folder+"/tofolder.txt"))
-	testkit.Must(t, os.Symlink(outside+"/secret.txt", folder+"/out.txt"))
-	testkit.Must(t, os.Symlink("../"+filepath.Base(outside)+"/secret.txt", folder+"/outrel.txt"))
-	testkit.Must(t, os.Symlink(outside, folder+"/outfolder"))
-	testkit.Must(t, os.Symlink("/dev/zero", folder+"/zero.bin"))
-
-	for _, c := range []struct {
-		name string
-		want string
-		err  error
-	}{
-		{"a.txt", "hello", nil},
-		{"/A/../a.txt", "", singleport.ErrAccess},
-		{"\\sub\\b.txt\xff", "below", nil},
-		{"empty.txt", "", nil},
-		{"link.txt", "hello", nil},
-		{"sub/up.txt", "hello", nil},
-		{"linked/b.txt", "below", nil},
-		{"absent.txt", "", singleport.ErrNotFound},
-		{"absent/a.txt", "", singleport.ErrNotFound},
-		{"a.txt/b.txt", "", singleport.ErrNotFound},
-		{"dangling.txt", "", singleport.ErrNotFound},
-		{"a.key", "", singleport.ErrAccess},
-		{"absent.key", "", singleport.ErrAccess},
-		{".hidden/c.txt", "", singleport.ErrAccess},
-		{"folder.txt", "", singleport.ErrAccess},
-		{"tofolder.txt", "", singleport.ErrAccess},
-		{"loop.txt", "", singleport.ErrAccess},
-		{"out.txt", "", singleport.ErrAccess},
-		{"outrel.txt", "", singleport.ErrAccess},
-		{"outfolder/secret.txt", "", singleport.ErrAccess},
-		{"zero.bin", "", singleport.ErrAccess},
-		{"", "", singleport.ErrAccess},
+	h, path, log := newHandler(t)
+	testkit.WriteFile(t, path+"/a.txt", []byte("hello"))
+	testkit.WriteFile(t, path+"/empty.txt", nil)
+	testkit.WriteFile(t, path+"/sub/b.txt", []byte("below"))
+	testkit.WriteFile(t, path+"/.hidden/c.txt", []byte("hidden"))
+	testkit.WriteFile(t, path+"/a.key", []byte("key"))
+	testkit.WriteFile(t, path+"/Onboard", []byte("no extension"))
+	testkit.Must(t, os.Mkdir(path+"/folder.txt", 0o755))
+	testkit.Must(t, os.Symlink("/etc/passwd", path+"/out.txt"))
+	want := ""
+	for _, c := range []struct{ name, want, line string }{
+		{"a.txt", "hello", `sent file="a.txt" client=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms`},
+		{"\\sub\\b.txt\xff", "below", `sent file="sub/b.txt" client=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms`},
+		{"empty.txt", "", `sent file="empty.txt" client=192.0.2.7:2070 bytes=0 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms`},
+		{"absent.txt", "", `not found file="absent.txt" client=192.0.2.7:2070 why="no such file or directory"`},
+		{"a.txt/b.txt", "", `not found file="a.txt/b.txt" client=192.0.2.7:2070 why="not a directory"`},
+		{"/A/../a.txt", "", `denied file="/A/../a.txt" client=192.0.2.7:2070 why="a .. element in the name"`},
+		{"a.key", "", `denied file="a.key" client=192.0.2.7:2070 why="not in -allow: -allow default,.key would serve it"`},
+		{"absent.lock", "", `denied file="absent.lock" client=192.0.2.7:2070 why="not in -allow: -allow default,.lock would serve it"`},
+		{"Onboard", "", `denied file="Onboard" client=192.0.2.7:2070 why="not in -allow: -allow default,none would serve it"`},
+		{".hidden/c.txt", "", `denied file=".hidden/c.txt" client=192.0.2.7:2070 why="an element of the name begins with a dot"`},
+		{"folder.txt", "", `denied file="folder.txt" client=192.0.2.7:2070 why="not a regular file"`},
+		{"out.txt", "", `denied file="out.txt" client=192.0.2.7:2070 why="path escapes from parent: a link leads out of the folder or is absolute"`},
+		{"", "", `denied file="" client=192.0.2.7:2070 why="the name is empty"`},
+		{"\xeaOnboard", "", `denied file="\xeaOnboard" client=192.0.2.7:2070 why="the name is not UTF-8"`},
 	} {
 		f := &fakeTransfer{name: c.name, mode: singleport.Octet}
 		err := f.run(h)
-		if f.sent.String() != c.want || !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
-			t.Errorf("%q: sent %q, %v; want %q, %v", c.name, f.sent.String(), err, c.want, c.err)
+		served := strings.HasPrefix(c.line, "sent ")
+		if f.sent.String() != c.want || served != (err == nil) || !served && err != singleport.ErrNotFound {
+			t.Errorf("%q: sent %q, %v", c.name, f.sent.String(), err)
 		}
-		if c.err == nil && f.size != int64(len(c.want)) {
+		if served && f.size != int64(len(c.want)) || !served && f.size != -1 {
 			t.Errorf("%q: size %d", c.name, f.size)
 		}
-		if c.err != nil && f.size != -1 {
-			t.Errorf("%q: there is a file", c.name)
-		}
+		want += c.line + "\n"
 	}
-	lines := log()
-	for _, want := range []string{
-		`sent file="a.txt" client=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms` + "\n",
-		`denied file="/A/../a.txt" client=192.0.2.7:2070 why="a .. element in the name"` + "\n",
-		`not found file="absent.txt" client=192.0.2.7:2070 why="no such file or directory"` + "\n",
-		`denied file="folder.txt" client=192.0.2.7:2070 why="not a regular file"` + "\n",
-		`denied file="" client=192.0.2.7:2070 why="the name is empty"` + "\n",
-	} {
-		if !strings.Contains(lines, want) {
-			t.Errorf("no line %q in the log:\n%s", want, lines)
-		}
-	}
-}
-
-// A FIFO without a writer, a device and a socket neither block nor leave a descriptor behind.
-func TestAnswerSpecialFiles(t *testing.T) {
-	h, folder, _ := newHandler(t)
-	testkit.Must(t, syscall.Mkfifo(folder+"/fifo.txt", 0o644))
-	testkit.Must(t, os.Mkdir(folder+"/folder.txt", 0o755))
-	socket, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM, 0)
-	testkit.Must(t, err)
-	defer syscall.Close(socket)
-	testkit.Must(t, syscall.Bind(socket, &syscall.SockaddrUnix{Name: folder + "/socket.txt"}))
-	names := []string{"fifo.txt", "folder.txt", "socket.txt"}
-	// Only root may make a device, and not in every container. A FIFO takes the same way through
-	// open.
-	if syscall.Mknod(folder+"/zero.bin", syscall.S_IFCHR|0o644, 1<<8|5) == nil {
-		names = append(names, "zero.bin")
-	}
-	descriptors := func() int {
-		entries, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			testkit.Skip(t, "no /proc/self/fd: "+err.Error())
-		}
-		return len(entries)
-	}
-	// Once before counting: the runtime opens its poller with the first FIFO.
-	for _, name := range names {
-		(&fakeTransfer{name: name}).run(h)
-	}
-	before := descriptors()
-	for range 20 {
-		for _, name := range names {
-			f := &fakeTransfer{name: name}
-			if err := f.run(h); !errors.Is(err, singleport.ErrAccess) || f.size != -1 {
-				t.Fatalf("%s: %v, size %d", name, err, f.size)
-			}
-		}
-	}
-	if after := descriptors(); after != before {
-		t.Errorf("%d descriptors before, %d after", before, after)
+	if got := log(); got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
 
 func TestAnswerNetASCII(t *testing.T) {
-	h, folder, _ := newHandler(t)
+	h, path, _ := newHandler(t)
 	content := testkit.Pattern(3*segment + 17)
-	testkit.WriteFile(t, folder+"/a.txt", content)
+	testkit.WriteFile(t, path+"/a.txt", content)
 	f := &fakeTransfer{name: "a.txt", mode: singleport.NetASCII}
 	if err := f.run(h); err != nil || !bytes.Equal(f.sent.Bytes(), content) {
 		t.Errorf("%v, size %d, %d bytes", err, f.size, f.sent.Len())
 	}
 }
 
-// A file that changes while it is sent arrives whole as it was, or ends in an error before the last
-// block.
+// A file that changes while it is sent ends in an error before its last block.
 func TestAnswerChangedFile(t *testing.T) {
-	path := "a.img"
-	whole := func(size int) []byte { return testkit.Pattern(size) }
-	for _, size := range []int{segment + 1, 2 * segment, 3*segment - 1, 4 * segment} {
-		for _, c := range []struct {
-			what   string
-			change func(path string) error
-			fails  bool
-		}{
-			{"nothing", func(string) error { return nil }, false},
-			{"removed", os.Remove, false},
-			{"replaced", func(path string) error {
-				if err := os.WriteFile(path+".new", bytes.Repeat([]byte("x"), size), 0o644); err != nil {
-					return err
-				}
-				return os.Rename(path+".new", path)
-			}, false},
-			{"made unreadable", func(path string) error { return os.Chmod(path, 0) }, false},
-			{"truncated to nothing", func(path string) error { return os.Truncate(path, 0) }, true},
-			{"truncated to what was sent", func(path string) error { return os.Truncate(path, segment) }, true},
-			{"truncated by a byte", func(path string) error { return os.Truncate(path, int64(size-1)) }, true},
-			{"written again", func(path string) error { return os.WriteFile(path, bytes.Repeat([]byte("x"), size), 0o644) }, true},
-			{"made longer", func(path string) error { return os.WriteFile(path, whole(size+1), 0o644) }, true},
-		} {
-			for _, mode := range []singleport.Mode{singleport.Octet, singleport.NetASCII} {
-				h, folder, log := newHandler(t)
-				full := filepath.Join(folder, path)
-				testkit.WriteFile(t, full, whole(size))
-				// Older than any write of the test, however coarse the file system's clock is.
-				testkit.Must(t, os.Chtimes(full, time.Time{}, time.Unix(1e9, 0)))
-				f := &fakeTransfer{name: path, mode: mode, during: func() { testkit.Must(t, c.change(full)) }}
-				err := f.run(h)
-				switch {
-				case !c.fails && (err != nil || !bytes.Equal(f.sent.Bytes(), whole(size))):
-					t.Errorf("%d bytes, %s, %s: %v after %d bytes", size, mode, c.what, err, f.sent.Len())
-				case c.fails && (!errors.Is(err, singleport.ErrRead) || f.sent.Len() >= size):
-					t.Errorf("%d bytes, %s, %s: %v after %d bytes", size, mode, c.what, err, f.sent.Len())
-				}
-				if lines := log(); c.fails != strings.HasPrefix(lines, `failed file="a.img" `) {
-					t.Errorf("%d bytes, %s, %s: log %q", size, mode, c.what, lines)
-				}
-			}
+	for _, mode := range []singleport.Mode{singleport.Octet, singleport.NetASCII} {
+		h, path, log := newHandler(t)
+		testkit.WriteFile(t, path+"/a.img", testkit.Pattern(3*segment))
+		f := &fakeTransfer{name: "a.img", mode: mode, during: func() { testkit.Must(t, os.Truncate(path+"/a.img", segment)) }}
+		if err := f.run(h); err == nil || f.sent.Len() >= 3*segment {
+			t.Errorf("%s: %v after %d bytes", mode, err, f.sent.Len())
 		}
-	}
-}
-
-// An error of a file stays: what is read again never looks like its end, and any part of a whole
-// file can be read again.
-func TestWholeFileAgain(t *testing.T) {
-	h, folder, _ := newHandler(t)
-	content := testkit.Pattern(100)
-	testkit.WriteFile(t, folder+"/a.txt", content)
-	file, err := open(h.root, "a.txt")
-	testkit.Must(t, err)
-	defer file.Close()
-	part := make([]byte, 60)
-	for _, offset := range []int64{0, 40, 10, 40} {
-		if n, err := file.ReadAt(part, offset); n != 60 || err != nil || !bytes.Equal(part, content[offset:][:60]) {
-			t.Errorf("at %d: %d bytes, %v", offset, n, err)
-		}
-	}
-	if n, err := file.ReadAt(part, 70); n != 30 || err != io.EOF {
-		t.Errorf("over the end: %d bytes, %v", n, err)
-	}
-	testkit.Must(t, os.Truncate(folder+"/a.txt", 50))
-	for range 3 {
-		if n, err := file.ReadAt(part, 40); !errors.Is(err, singleport.ErrRead) || n != 0 {
-			t.Errorf("at 40 of 50: %d, %v", n, err)
-		}
-		if n, err := io.ReadFull(file, make([]byte, 100)); !errors.Is(err, singleport.ErrRead) || n > 50 {
-			t.Errorf("as text: %d, %v", n, err)
+		if lines := log(); !strings.HasPrefix(lines, `failed file="a.img" `) || !strings.Contains(lines, `why="the file became shorter `) {
+			t.Errorf("%s: log %q", mode, lines)
 		}
 	}
 }
 
 func TestOutcome(t *testing.T) {
-	h, folder, log := newHandler(t)
-	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
+	h, path, log := newHandler(t)
+	testkit.WriteFile(t, path+"/a.txt", []byte("hello"))
 	for _, err := range []error{
 		singleport.ErrTimedOut, singleport.ErrReplaced, singleport.ErrStopped,
 		&singleport.ClientError{Code: 8, Message: "User aborted\x1b[2J"}, errors.New("another"),
 	} {
+		(&fakeTransfer{name: "a.txt", mode: singleport.Octet, fails: err}).run(h)
+	}
+	testkit.WriteFile(t, path+"/a.txt", nil)
+	for _, err := range []error{&singleport.ClientError{Code: 8, Message: "User aborted"}, singleport.ErrStopped} {
 		(&fakeTransfer{name: "a.txt", mode: singleport.Octet, fails: err}).run(h)
 	}
 	const figures = ` file="a.txt" client=192.0.2.7:2070 bytes=5 blksize=1468 windowsize=4 retransmits=2 duration=212.3ms why=`
@@ -310,34 +176,20 @@ func TestOutcome(t *testing.T) {
 		"failed" + figures + `"the client began another request"` + "\n" +
 		"failed" + figures + `"the server stopped"` + "\n" +
 		"failed" + figures + `"the client sent ERROR 8 \"User aborted\\x1b[2J\""` + "\n" +
-		"failed" + figures + `"another"` + "\n"
+		"failed" + figures + `"another"` + "\n" +
+		strings.Replace("probed"+figures, "=5", "=0", 1) + `"the client sent ERROR 8 \"User aborted\""` + "\n" +
+		strings.Replace("failed"+figures, "=5", "=0", 1) + `"the server stopped"` + "\n"
 	if got := log(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
 }
 
-func TestOpenFailure(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		want *singleport.Error
-	}{
-		{fs.ErrNotExist, singleport.ErrNotFound},
-		{syscall.ENOENT, singleport.ErrNotFound},
-		{syscall.ENOTDIR, singleport.ErrNotFound},
-		{syscall.ENAMETOOLONG, singleport.ErrNotFound},
-		{syscall.EACCES, singleport.ErrAccess},
-		{syscall.EPERM, singleport.ErrAccess},
-		{syscall.ELOOP, singleport.ErrAccess},
-		{syscall.ENXIO, singleport.ErrAccess},
-		{errors.New("path escapes from parent"), singleport.ErrAccess},
-		{syscall.EMFILE, singleport.ErrBusy},
-		{syscall.ENFILE, singleport.ErrBusy},
-		{syscall.EIO, singleport.ErrRead},
-		{syscall.ESTALE, singleport.ErrRead},
+func TestRefusal(t *testing.T) {
+	for kind, want := range map[folder.Kind]*singleport.Error{
+		folder.NotFound: singleport.ErrNotFound, folder.Denied: singleport.ErrNotFound, folder.Busy: singleport.ErrBusy, folder.Broken: singleport.ErrRead,
 	} {
-		got := openFailure(&fs.PathError{Op: "openat", Path: "/srv/secret/a.txt", Err: c.err})
-		if got.answer != c.want || strings.Contains(got.why, "secret") {
-			t.Errorf("%v: %v %q", c.err, got.answer, got.why)
+		if got, _ := refusal(kind); got != want {
+			t.Errorf("%d: %v", kind, got)
 		}
 	}
 }
@@ -346,7 +198,7 @@ func TestOpenFailure(t *testing.T) {
 func TestHealthcheckLeavesNoLine(t *testing.T) {
 	h, _, log := newHandler(t)
 	h.own = []netip.Addr{netip.MustParseAddr("192.0.2.7")}
-	if err := new(fakeTransfer).run(h); !errors.Is(err, singleport.ErrAccess) {
+	if err := new(fakeTransfer).run(h); err != singleport.ErrNotFound {
 		t.Error(err)
 	}
 	if lines := log(); lines != "" {

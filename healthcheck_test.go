@@ -40,7 +40,7 @@ func TestHealthcheck(t *testing.T) {
 		short = 300 * time.Millisecond
 		pace  = 30 * time.Millisecond
 	)
-	const refusal = "\x00\x05\x00\x02Access violation\x00"
+	const refusal = "\x00\x05\x00\x01File not found\x00"
 	for _, c := range []struct {
 		what  string
 		reply func(count int) string

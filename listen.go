@@ -79,6 +79,14 @@ func preferIPv4(ips []netip.Addr) netip.Addr {
 	return ips[0]
 }
 
+// reportSendBuffer writes a line if the kernel gives a socket less room than it asked for. room, in
+// bytes, is 0 where that is not known.
+func reportSendBuffer(log *journal, room int) {
+	if 0 < room && room < singleport.BufferSize {
+		log.printf("send buffer size=%d wanted=%d why=%+q", room, singleport.BufferSize, "net.core.wmem_max is small")
+	}
+}
+
 // takeProcessors returns the number of sockets for each address: one for each processor that the
 // variable GOMAXPROCS asks for. Without it there is one of each, which costs the least CPU time for
 // a byte.

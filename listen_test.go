@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
+
+	"flytftp/singleport"
 )
 
 func TestResolve(t *testing.T) {
@@ -25,6 +28,23 @@ func TestResolve(t *testing.T) {
 	// No name of the DNS, so nobody is asked.
 	if _, _, err := resolve(short, "no..name:69"); err == nil || !strings.Contains(err.Error(), "no..name:69") {
 		t.Error(err)
+	}
+}
+
+func TestReportSendBuffer(t *testing.T) {
+	for room, want := range map[int]string{
+		0:                         "",
+		212_992:                   "send buffer size=212992 wanted=4194304 why=\"net.core.wmem_max is small\"\n",
+		singleport.BufferSize:     "",
+		2 * singleport.BufferSize: "",
+	} {
+		var out bytes.Buffer
+		j := newJournal(&out)
+		reportSendBuffer(j, room)
+		j.close()
+		if out.String() != want {
+			t.Errorf("%d: %q", room, out.String())
+		}
 	}
 }
 

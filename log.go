@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,12 +21,21 @@ const (
 	sumInterval = 10 * time.Second
 
 	// linesPerNetwork is how many lines one event may have for one network in an interval,
-	// linesOfAll how many all refusals and failures may have together.
+	// linesOfAll how many all refusals and failures may have together. Whole transfers have bounds
+	// of their own, because a room full of machines is no flood.
 	linesPerNetwork = 20
 	linesOfAll      = 200
+	sentPerNetwork  = 100
+	sentOfAll       = 300
 
 	// maxSums pairs of event and network are counted apart, in 30 KiB at most.
 	maxSums = 128
+
+	// searchPause without another name of its kind ends a search, and so does searchTime. Up to
+	// maxSearches are summed up at a time, in 80 KiB at most.
+	searchPause = time.Second
+	searchTime  = 10 * time.Second
+	maxSearches = 64
 
 	// fewStrays is how many stray datagrams of one network are worth a line. Fewer are no news:
 	// clients acknowledge ERRORs, and acknowledge twice what came twice.
@@ -52,7 +62,10 @@ type journal struct {
 	since   time.Time   // when the first of sums was counted
 	timer   *time.Timer // runs while there are sums
 	lines   int         // of refusals and failures since then
+	sent    int         // lines of whole transfers since then
 	panics  int
+
+	searches []*search // the first to begin first
 }
 
 // counted is what refusals are counted by. The zero network stands for all that found no room in
@@ -63,6 +76,16 @@ type counted struct {
 }
 
 type sum struct{ lines, suppressed int }
+
+// search is what becomes one line: names that a client asks for in vain, for one reason. Boot
+// programs do: PXELINUX and GRUB look for their configuration under a dozen names.
+type search struct {
+	event, why    string
+	client        netip.AddrPort // that asked first
+	first, last   string         // names
+	names         int
+	began, latest time.Time
+}
 
 // newJournal starts a goroutine that writes to w until close.
 func newJournal(w io.Writer) *journal {
@@ -79,6 +102,7 @@ func newJournal(w io.Writer) *journal {
 
 // close writes what is left. It gives up after a second if the reader does not take it.
 func (j *journal) close() {
+	j.endSearches(0)
 	j.sumUp()
 	close(j.quit)
 	select {
@@ -133,20 +157,76 @@ func (j *journal) append(words, format string, args []any) {
 func (j *journal) ended(path string, t transfer, err error) {
 	s := t.Stats()
 	// The text of a time.Duration is not always ASCII.
-	const format = "file=%+q client=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms"
+	format := "file=%+q client=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms"
 	args := []any{path, t.Client(), s.Bytes, s.BlockSize, s.WindowSize, s.Retransmits, s.Duration.Seconds() * 1e3}
-	if err == nil {
-		j.printf("sent "+format, args...)
-		return
+	if err != nil {
+		format += " why=%+q"
+		args = append(args, err.Error())
 	}
-	j.refused(outcome(err), t.Client(), format+" why=%+q", append(args, err.Error())...)
+	j.count(outcome(err, s.Bytes), t.Client(), format, args...)
 }
 
-// refused reports what ended without a whole file: with a line while the event is rare, else with a
-// count. An empty format only counts.
-func (j *journal) refused(event string, client netip.AddrPort, format string, args ...any) {
+// refused reports a request that got no file. Those that a client makes one after another, for the
+// same reason, are one line.
+func (j *journal) refused(event string, client netip.AddrPort, name, why string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	now := time.Now()
+	for _, s := range j.searches {
+		if s.client.Addr() == client.Addr() && s.event == event && s.why == why {
+			s.names++
+			s.last, s.latest = name, now
+			return
+		}
+	}
+	s := &search{event: event, why: why, client: client, first: name, names: 1, began: now, latest: now}
+	switch len(j.searches) {
+	case maxSearches:
+		j.writeSearch(s)
+		return
+	case 0:
+		time.AfterFunc(searchPause, func() { j.endSearches(searchPause) })
+	}
+	j.searches = append(j.searches, s)
+}
+
+// endSearches writes the searches that have paused so long, or lasted long enough.
+func (j *journal) endSearches(pause time.Duration) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	now := time.Now()
+	j.searches = slices.DeleteFunc(j.searches, func(s *search) bool {
+		over := now.Sub(s.latest) >= pause || now.Sub(s.began) >= searchTime
+		if over {
+			j.writeSearch(s)
+		}
+		return over
+	})
+	if len(j.searches) > 0 {
+		time.AfterFunc(searchPause, func() { j.endSearches(searchPause) })
+	}
+}
+
+func (j *journal) writeSearch(s *search) {
+	format := "file=%+q client=%v why=%+q"
+	args := []any{s.first, s.client, s.why}
+	if s.names > 1 {
+		format += " more=%d last=%+q"
+		args = append(args, s.names-1, s.last)
+	}
+	j.countLocked(s.event, s.client, s.names, format, args...)
+}
+
+// count writes a line while there are few of its event, and else counts it. An empty format only
+// counts.
+func (j *journal) count(event string, client netip.AddrPort, format string, args ...any) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.countLocked(event, client, 1, format, args...)
+}
+
+// countLocked is count for a line that stands for so many.
+func (j *journal) countLocked(event string, client netip.AddrPort, weight int, format string, args ...any) {
 	if j.timer == nil {
 		j.since = time.Now()
 		j.timer = time.AfterFunc(sumInterval, j.sumUp)
@@ -160,12 +240,16 @@ func (j *journal) refused(event string, client netip.AddrPort, format string, ar
 		s = new(sum)
 		j.sums[key] = s
 	}
-	if format == "" || s.lines == linesPerNetwork || j.lines == linesOfAll {
-		s.suppressed++
+	perNetwork, lines, ofAll := linesPerNetwork, &j.lines, linesOfAll
+	if event == "sent" {
+		perNetwork, lines, ofAll = sentPerNetwork, &j.sent, sentOfAll
+	}
+	if format == "" || s.lines == perNetwork || *lines == ofAll {
+		s.suppressed += weight
 		return
 	}
 	s.lines++
-	j.lines++
+	*lines++
 	j.append(event+" ", format, args)
 }
 
@@ -184,7 +268,7 @@ func (j *journal) sumUp() {
 		j.append(key.event, " network=%s suppressed=%d in=%v", []any{network, s.suppressed, time.Since(j.since).Round(time.Second)})
 	}
 	clear(j.sums)
-	j.lines = 0
+	j.lines, j.sent = 0, 0
 	if j.timer != nil {
 		j.timer.Stop()
 		j.timer = nil
@@ -198,17 +282,17 @@ var strayEvent = singleport.RefusedStray.String()
 func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Refusal) {
 	switch why {
 	case singleport.RefusedWrite:
-		j.refused("denied", client, "file=%+q client=%v why=\"write request\"", name, client)
+		j.refused("denied", client, name, "write request")
 	case singleport.RefusedMode:
-		j.refused("denied", client, "file=%+q client=%v why=\"neither octet nor netascii\"", name, client)
+		j.refused("denied", client, name, "neither octet nor netascii")
 	case singleport.RefusedBusy:
-		j.refused("busy", client, "file=%+q client=%v why=\"-max-transfers are running\"", name, client)
+		j.refused("busy", client, name, "-max-transfers are running")
 	case singleport.RefusedStopping:
-		j.refused("busy", client, "file=%+q client=%v why=\"the server is stopping\"", name, client)
+		j.refused("busy", client, name, "the server is stopping")
 	case singleport.RefusedRate:
-		j.refused("over rate", client, "")
+		j.count("over rate", client, "")
 	default:
-		j.refused(why.String(), client, "")
+		j.count(why.String(), client, "")
 	}
 }
 
@@ -222,5 +306,5 @@ func (j *journal) Panicked(value any, stack []byte) {
 		j.printf("panicked value=%+q stack=%+q", fmt.Sprint(value), stack)
 		return
 	}
-	j.refused("panicked", netip.AddrPort{}, "value=%+q", fmt.Sprint(value))
+	j.count("panicked", netip.AddrPort{}, "value=%+q", fmt.Sprint(value))
 }

@@ -28,7 +28,7 @@ func TestJournalEscapes(t *testing.T) {
 	j.Refused(testClient, name, singleport.RefusedMode)
 	j.Refused(testClient, name, singleport.RefusedBusy)
 	j.Panicked(name, []byte("main.f()\n\tmain.go:1\n"))
-	h := &handler{log: j, allow: mustAllow(t, "*")}
+	h := &handler{log: j, allow: allowList{"*"}}
 	(&fakeTransfer{name: name}).run(h)
 	j.ended(name, &fakeTransfer{}, nil)
 	j.ended(name, &fakeTransfer{}, &singleport.ClientError{Message: name})
@@ -67,14 +67,14 @@ func TestJournalSumsUp(t *testing.T) {
 		j := newJournal(&out)
 		other := netip.MustParseAddrPort("[2001:db8:0:1ff::1]:7")
 		for i := range 100 {
-			j.refused("denied", testClient, "file=%+q", fmt.Sprint(i))
+			j.count("denied", testClient, "file=%+q", fmt.Sprint(i))
 		}
 		for range 5 {
 			j.Refused(other, "", singleport.RefusedRate)
 			j.Refused(other, "", singleport.RefusedMalformed)
 			j.Refused(other, "", singleport.RefusedStray)
 		}
-		j.refused("not found", testClient, "file=%+q", "x")
+		j.count("not found", testClient, "file=%+q", "x")
 		synctest.Wait()
 		before := out.String()
 		if lines := strings.Count(before, "\n"); lines != linesPerNetwork+1 {
@@ -98,7 +98,7 @@ func TestJournalSumsUp(t *testing.T) {
 		for range fewStrays {
 			j.Refused(other, "", singleport.RefusedStray)
 		}
-		j.refused("denied", testClient, "file=%+q", "again") // has its line again
+		j.count("denied", testClient, "file=%+q", "again") // has its line again
 		before = out.String()
 		j.close()
 		if got, want := strings.TrimPrefix(out.String(), before), "denied file=\"again\"\nstray network=2001:db8:0:100::/56 suppressed=16 in=0s\n"; got != want {
@@ -115,7 +115,7 @@ func TestJournalManySources(t *testing.T) {
 	const sources = 20_000
 	for i := range sources {
 		client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}), 7)
-		j.refused("denied", client, "file=%+q", "x")
+		j.refused("denied", client, "x", "y")
 		j.Refused(client, "", singleport.RefusedMalformed)
 	}
 	j.mu.Lock()
@@ -144,6 +144,148 @@ func TestJournalManySources(t *testing.T) {
 		t.Error("nobody is among others")
 	}
 }
+
+// A boot program that searches writes one line for its search, a while after its last name.
+func TestJournalSearches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedBuffer
+		j := newJournal(&out)
+		other := netip.MustParseAddrPort("192.0.2.8:2070")
+		search := func(client netip.AddrPort, event, why string, names ...string) {
+			for i, name := range names {
+				j.refused(event, netip.AddrPortFrom(client.Addr(), client.Port()+uint16(i)), name, why)
+				time.Sleep(100 * time.Millisecond)
+			}
+		}
+		search(testClient, "not found", "absent", "revocations_sku.efi", "revocations_sbat.efi", "shim_certificate_0.efi")
+		search(other, "denied", "a", "x")
+		search(testClient, "denied", "a", "y")
+		search(testClient, "denied", "b", "z")
+		synctest.Wait()
+		if out.String() != "" {
+			t.Errorf("too early: %s", out.String())
+		}
+		time.Sleep(2 * searchPause)
+		synctest.Wait()
+		want := `not found file="revocations_sku.efi" client=192.0.2.7:2070 why="absent" more=2 last="shim_certificate_0.efi"
+denied file="x" client=192.0.2.8:2070 why="a"
+denied file="y" client=192.0.2.7:2070 why="a"
+denied file="z" client=192.0.2.7:2070 why="b"
+`
+		if got := out.String(); got != want {
+			t.Errorf("got\n%swant\n%s", got, want)
+		}
+		j.close()
+	})
+}
+
+// A search without end writes a line now and then, and a room full of searches leaves the lines of
+// its network to what matters.
+func TestJournalManySearches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out lockedBuffer
+		j := newJournal(&out)
+		const minute = 600
+		for i := range minute {
+			j.refused("not found", testClient, fmt.Sprint(i), "absent")
+			time.Sleep(100 * time.Millisecond)
+		}
+		j.close()
+		lines := strings.Split(strings.TrimSpace(out.String()), "\n")
+		names := len(lines)
+		for _, line := range lines {
+			_, more, _ := strings.Cut(line, " more=")
+			var n int
+			fmt.Sscanf(more, "%d", &n)
+			names += n
+		}
+		if len(lines) > 7 || names != minute {
+			t.Errorf("%d names in\n%s", names, out.String())
+		}
+
+		out = lockedBuffer{}
+		j = newJournal(&out)
+		for name := range 10 {
+			for machine := range linesPerNetwork - 1 {
+				client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(machine)}), 7)
+				j.refused("not found", client, fmt.Sprint(name), "absent")
+			}
+		}
+		time.Sleep(2 * searchPause)
+		j.refused("not found", testClient, "vmlinuz", "absent")
+		j.close()
+		if strings.Count(out.String(), "more=9") != linesPerNetwork-1 || !strings.Contains(out.String(), `not found file="vmlinuz" `) ||
+			strings.Contains(out.String(), "suppressed") {
+			t.Errorf("log:\n%s", out.String())
+		}
+
+		// What is only counted counts each name.
+		out = lockedBuffer{}
+		j = newJournal(&out)
+		const machines = 2 * maxSearches
+		for range 10 {
+			for machine := range machines {
+				client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(machine)}), 7)
+				j.refused("not found", client, "a", "absent")
+				if len(j.searches) > maxSearches {
+					t.Fatalf("%d searches", len(j.searches))
+				}
+			}
+		}
+		j.close()
+		counted := 0
+		for line := range strings.Lines(out.String()) {
+			var n, more int
+			if _, rest, found := strings.Cut(line, " suppressed="); found {
+				fmt.Sscanf(rest, "%d", &n)
+			} else if _, rest, found := strings.Cut(line, " more="); found {
+				fmt.Sscanf(rest, "%d", &more)
+				n = 1 + more
+			} else {
+				n = 1
+			}
+			counted += n
+		}
+		if counted != 10*machines {
+			t.Errorf("%d names of %d in\n%s", counted, 10*machines, out.String())
+		}
+	})
+}
+
+// Whole transfers are written while they are few in their network, and in all, and then counted.
+func TestJournalManySent(t *testing.T) {
+	for what, c := range map[string]struct{ networks, lines int }{
+		"one network": {1, sentPerNetwork}, "many": {100, sentOfAll},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var out lockedBuffer
+			j := newJournal(&out)
+			const each = 2000
+			for i := range each * c.networks {
+				client := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i % c.networks), 1}), 7)
+				j.ended("a", &smallTransfer{client}, nil)
+			}
+			j.refused("denied", testClient, "a", "b")
+			j.close()
+			lines, suppressed := strings.Count(out.String(), "sent file="), 0
+			for _, rest := range strings.Split(out.String(), "suppressed=")[1:] {
+				var n int
+				fmt.Sscanf(rest, "%d", &n)
+				suppressed += n
+			}
+			if lines != c.lines || lines+suppressed != each*c.networks || !strings.Contains(out.String(), "denied file=") {
+				t.Errorf("%s: %d lines, %d counted", what, lines, suppressed)
+			}
+		})
+	}
+}
+
+// smallTransfer is a transfer of one byte.
+type smallTransfer struct{ client netip.AddrPort }
+
+func (c *smallTransfer) Name() string            { return "a" }
+func (c *smallTransfer) Client() netip.AddrPort  { return c.client }
+func (c *smallTransfer) Stats() singleport.Stats { return singleport.Stats{Bytes: 1} }
 
 // stuckWriter takes nothing until it is opened.
 type stuckWriter struct {

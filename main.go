@@ -2,15 +2,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
+	"flytftp/internal/folder"
 	"flytftp/sandbox"
 	"flytftp/singleport"
 )
@@ -52,13 +52,12 @@ func run(c *config) error {
 	// A log whose reader has gone must not end the server.
 	signal.Ignore(syscall.SIGPIPE)
 
-	// The root comes before the ports: a wrong path is the commonest mistake. From here on the open
-	// folder is served, whatever its path comes to name.
-	root, err := openRoot(c.root)
+	// The folder comes before the ports: a wrong path is the commonest mistake.
+	files, err := folder.Open(c.root)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer files.Close()
 
 	// The ports come while the process may still be root: ports below 1024 need it.
 	c.limits.Sockets = takeProcessors()
@@ -76,12 +75,12 @@ func run(c *config) error {
 	log.printf("%s", report)
 
 	// The folder is tried again: the new user may be unable to read what root could.
-	if err := readable(root); err != nil {
+	if err := files.Readable(); err != nil {
 		return err
 	}
 
 	// The fences come last: they forbid what the steps above did.
-	reports, err := sandbox.Fence(root)
+	reports, err := sandbox.Fence(files.Root())
 	if err != nil {
 		return err
 	}
@@ -89,71 +88,79 @@ func run(c *config) error {
 		log.printf("%s", report)
 	}
 
+	// The folder is tried once more: the fences may stand in the way of the mount that it is on.
+	if err := files.StillReadable(); err != nil {
+		return err
+	}
+
 	// Signals are caught before the line that supervisors wait for. Until here the default action
 	// holds: a signal ends the process at once.
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	stop, others := make(chan os.Signal, 2), make(chan os.Signal, 1)
+	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(others, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 
-	if room := server.SendRoom(); 0 < room && room < singleport.BufferSize {
-		log.printf("send buffer size=%d wanted=%d why=%+q", room, singleport.BufferSize, "net.core.wmem_max is small")
-	}
+	announce(log, server, c)
+	h := &handler{folder: files, allow: c.allow, log: log, own: ownAddrs(server.Addrs())}
+	return serve(server, h, c.grace, stop, others)
+}
+
+// announce writes that the server serves, and how.
+func announce(log *journal, server *singleport.Server, c *config) {
+	reportSendBuffer(log, server.SendRoom())
 	log.printf("serving listen=%s root=%+q max-blksize=%d max-windowsize=%d ahead=%d max-transfers=%d rate=%d version=%+q",
 		joinAddrs(server.Addrs()), c.root, c.limits.MaxBlockSize, c.limits.MaxWindowSize, c.limits.Ahead, c.limits.MaxTransfers, c.limits.Rate, version)
-	h := &handler{root: root, allow: c.allow, log: log, own: ownAddrs(server.Addrs())}
-	return serve(server, h, c.grace, signals)
 }
 
-// openRoot opens the folder that is served. Its errors say what to do.
-func openRoot(path string) (*os.Root, error) {
-	root, err := os.OpenRoot(path)
-	if err == nil {
-		return root, readable(root)
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no folder %+q: create it, or name the folder of the files with -root", path)
-	}
-	if info, failed := os.Stat(path); failed == nil && !info.IsDir() {
-		return nil, fmt.Errorf("%+q is not a folder: name the folder of the files with -root", path)
-	}
-	return nil, unreadable(path, err)
-}
-
-// readable returns an error unless the process may list the folder and look up names in it.
-func readable(root *os.Root) error {
-	folder, err := root.Open(".")
-	if err != nil {
-		return unreadable(root.Name(), err)
-	}
-	return folder.Close()
-}
-
-func unreadable(path string, err error) error {
-	if in, ok := errors.AsType[*fs.PathError](err); ok {
-		err = in.Err
-	}
-	return fmt.Errorf("user %d cannot read the folder %+q: %w: allow it (chmod -R a+rX) or choose another -user or -root", os.Geteuid(), path, err)
-}
-
-// serve answers requests until the first signal. Then running transfers have the time of grace,
-// which the second signal ends.
-func serve(server *singleport.Server, h *handler, grace time.Duration, signals <-chan os.Signal) error {
+// serve answers requests until the first signal of stop, or until the folder is not the one any
+// more that its path leads to: the fences keep the process from opening another. Then running
+// transfers have the time of grace, which the next signal ends. Signals of others only leave a
+// line.
+func serve(server *singleport.Server, h *handler, grace time.Duration, stop, others <-chan os.Signal) error {
 	ended := make(chan error, 1)
 	go func() {
 		ended <- server.Serve(func(t *singleport.Transfer) (singleport.File, error) { return h.answer(t) })
 	}()
-	select {
-	case err := <-ended:
-		return err
-	case <-signals:
+	lost := watch(h.folder)
+	var failure error
+	for stopping := false; !stopping; {
+		select {
+		case err := <-ended:
+			return err
+		case failure = <-lost:
+			h.log.printf("folder lost why=%+q", failure.Error())
+			stopping = true
+		case <-stop:
+			stopping = true
+		case s := <-others:
+			h.log.printf("ignored signal=%+q why=%+q", s.String(), "there is nothing to read again: files are opened for each request")
+		}
 	}
 	h.log.printf("stopping transfers=%d grace=%v", server.Active(), grace)
 	left, cancel := context.WithTimeout(context.Background(), grace)
 	go func() {
-		<-signals
+		<-stop
 		cancel()
 	}()
 	server.Shutdown(left)
 	err := <-ended
 	h.log.printf("stopped")
-	return err
+	return cmp.Or(err, failure)
+}
+
+// watchPace lies between two looks at the path of the folder.
+const watchPace = 2 * time.Second
+
+// watch returns a channel that receives why the folder is lost.
+func watch(files *folder.Folder) <-chan error {
+	lost := make(chan error, 1)
+	go func() {
+		for {
+			time.Sleep(watchPace)
+			if err := files.Lost(); err != nil {
+				lost <- err
+				return
+			}
+		}
+	}()
+	return lost
 }

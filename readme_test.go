@@ -2,11 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,34 +38,75 @@ func TestReadmeOptionTable(t *testing.T) {
 	}
 }
 
-func TestDocsExtensions(t *testing.T) {
-	var got []string
-	for _, span := range testkit.CodeSpans(testkit.ReadSection(t, "docs/protocol.md", "## Extensions")) {
-		if strings.HasPrefix(span, ".") {
-			got = append(got, span)
+// The page has every entry of the default, and of what the default never serves.
+func TestDocsBootFiles(t *testing.T) {
+	for heading, want := range map[string]allowList{"## Boot files": bootFiles, "## Secrets": secrets} {
+		got := testkit.CodeSpans(testkit.ReadSection(t, "docs/names.md", heading))
+		want := slices.Sorted(slices.Values(want))
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("docs/names.md has %s\n%q\nthe program has\n%q", heading, got, want)
 		}
-	}
-	want := strings.Split(defaultAllow, ",")
-	slices.Sort(got)
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		t.Errorf("docs/protocol.md has\n%q\nthe program allows\n%q", got, want)
 	}
 }
 
+var update = flag.Bool("update", false, "write the devices of docs/names.md anew")
+
+// The section about devices is made from the names that they ask for.
+func TestDocsDevices(t *testing.T) {
+	const page, heading = "docs/names.md", "## Devices"
+	var stock []string
+	for _, n := range bootNames(t) {
+		if devices[n.system] == "" && !slices.Contains(stock, n.system) {
+			stock = append(stock, n.system)
+		}
+	}
+	want := "\nBy default, these systems get every name that they are known to ask for:\n\n" +
+		wrap(strings.Join(stock, ", ")+".", 120) + `
+For the others, this is what serves them. In two patterns, 0A and C0A8 begin the addresses of 10.0.0.0/8 and
+192.168.0.0/16 in hexadecimal.
+
+| System | It takes |
+|---|---|
+`
+	for _, system := range slices.Sorted(maps.Keys(devices)) {
+		want += fmt.Sprintf("| %s | `-allow 'default,%s'` |\n", system, devices[system])
+	}
+	got := testkit.ReadSection(t, page, heading)
+	if *update {
+		text := testkit.ReadText(t, page)
+		testkit.WriteFile(t, page, []byte(strings.Replace(text, got, want, 1)))
+	} else if got != want {
+		t.Errorf("go test . -run DocsDevices -update must write %s anew: it needs\n%s", page, want)
+	}
+}
+
+// wrap breaks a text into lines of at most so many columns.
+func wrap(text string, columns int) (lines string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if len(line)+1+len(word) > columns {
+			lines += line + "\n"
+			line = ""
+		}
+		line = strings.TrimSpace(line + " " + word)
+	}
+	return lines + line + "\n"
+}
+
 func TestDocsNames(t *testing.T) {
-	text := testkit.ReadSection(t, "docs/protocol.md", "## Names")
+	text := testkit.ReadSection(t, "docs/names.md", "## Names")
 	for _, row := range testkit.TableRows(text) {
 		name := strings.Trim(row[0], "`")
-		got, err := resolveName(name, mustAllow(t, defaultAllow))
+		got, err := resolveName(name, allowList{"default"})
 		if err != nil {
 			got = "refused"
 		}
 		if want, _, _ := strings.Cut(strings.Trim(row[1], "`"), ":"); got != want {
-			t.Errorf("%q becomes %q, docs/protocol.md says %q", name, got, want)
+			t.Errorf("%q becomes %q, docs/names.md says %q", name, got, want)
 		}
 	}
-	requireText(t, "docs/protocol.md", fmt.Sprintf("a name over %d bytes", maxNameLength))
+	requireText(t, "docs/names.md", fmt.Sprintf("a name over %d bytes", maxNameLength))
 }
 
 // requireText fails if a page does not say each of these; its lines may break anywhere.
@@ -125,8 +168,10 @@ func TestDocsLog(t *testing.T) {
 		}
 	}
 	requireText(t, page,
-		fmt.Sprintf("at most %d lines for one network in %.0f s", linesPerNetwork, sumInterval.Seconds()),
-		fmt.Sprintf("at most %d lines in %.0f s", linesOfAll, sumInterval.Seconds()),
+		fmt.Sprintf("at most %d lines for one network in %.0f s, and `sent` at most %d", linesPerNetwork, sumInterval.Seconds(), sentPerNetwork),
+		fmt.Sprintf("at most %d lines in %.0f s, and `sent` at most %d", linesOfAll, sumInterval.Seconds(), sentOfAll),
+		fmt.Sprintf("while less than %.0f s lies between them, for up to %.0f s", searchPause.Seconds(), searchTime.Seconds()),
+		fmt.Sprintf("Up to %d searches", maxSearches),
 		fmt.Sprintf("At most %d pairs", maxSums),
 		fmt.Sprintf("Fewer than %d stray datagrams", fewStrays),
 		fmt.Sprintf("The first %d panics", panicStacks),
@@ -162,7 +207,8 @@ func refusedWords(t *testing.T) (words []string) {
 type lineParts struct{ words, keys []string }
 
 // logLiterals returns what the string literals of the program say of its lines: those that have the
-// form of a line, those that printf and refused are called with, and those that outcome returns.
+// form of a line, those that printf and refused are called with, and those that outcome and refusal
+// return.
 func logLiterals(t *testing.T) (parts lineParts) {
 	t.Helper()
 	paths, err := filepath.Glob("*.go")
@@ -199,10 +245,10 @@ func (p *lineParts) read(node ast.Node) {
 			p.begin(n.Args[0])
 		}
 	case *ast.FuncDecl:
-		if n.Name.Name == "outcome" {
+		if n.Name.Name == "outcome" || n.Name.Name == "refusal" {
 			ast.Inspect(n, func(node ast.Node) bool {
 				if result, ok := node.(*ast.ReturnStmt); ok {
-					p.begin(result.Results[0])
+					p.begin(result.Results[len(result.Results)-1])
 				}
 				return true
 			})
@@ -246,7 +292,7 @@ func TestReadmeServedFiles(t *testing.T) {
 	testkit.Must(t, fs.WalkDir(os.DirFS("files"), ".", func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() {
 			want = append(want, path)
-			if resolved, err := resolveName(path, mustAllow(t, defaultAllow)); err != nil || resolved != path {
+			if resolved, err := resolveName(path, allowList{"default"}); err != nil || resolved != path {
 				t.Errorf("files/%s is not served: %q, %v", path, resolved, err)
 			}
 		}
@@ -328,7 +374,7 @@ func TestDocsDHCP(t *testing.T) {
 	// Every block names the files of the table, which are served by default.
 	for _, row := range testkit.TableRows(page) {
 		file := strings.Trim(row[2], "`")
-		if _, err := resolveName(file, mustAllow(t, defaultAllow)); err != nil {
+		if _, err := resolveName(file, allowList{"default"}); err != nil {
 			t.Errorf("%s: %v", file, err)
 		}
 		for _, language := range []string{"ini", "text", "json"} {

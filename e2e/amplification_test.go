@@ -1,10 +1,13 @@
 package e2e
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -208,4 +211,106 @@ func TestForgedFlood(t *testing.T) {
 				drawn, most, sent)
 		}
 	})
+}
+
+// forgery is a transfer whose ACKs are forged.
+type forgery struct {
+	name      string
+	d         *daemon
+	options   []string
+	blockSize int // bytes
+	every     int // blocks for an ACK; 0 acknowledges what came before a pause, never is silent
+}
+
+// never, as forgery.every, has a forger acknowledge the OACK alone.
+const never = -1
+
+// copies allows for blocks that a busy machine has sent twice.
+const copies = 1.1
+
+// longestTimer is longer than the server waits between two copies, as docs/protocol.md promises.
+const longestTimer = 8 * time.Second
+
+// pause in what comes shows a forger on the path that a flight has ended.
+const pause = 10 * time.Millisecond
+
+// draw has the forger draw a file of size bytes. It returns the bytes on the wire that it sent, and
+// those that it drew.
+func (f forgery) draw(t *testing.T, request string, size int) (sent, drawn int) {
+	t.Helper()
+	p := newSilentClient(t, families["127.0.0.1"], f.d.addr)
+	testkit.Must(t, p.conn.SetReadBuffer(4<<20))
+	sent = p.send(t, request)
+	b := make([]byte, 2048)
+	last := size/f.blockSize + 1
+	for acked, high := 0, 0; acked < last; {
+		wait := patience
+		switch {
+		case f.every == 0 && high > acked:
+			wait = pause
+		case f.every == never:
+			wait = longestTimer
+		}
+		p.conn.SetReadDeadline(time.Now().Add(wait))
+		n, err := p.conn.Read(b)
+		if wait == patience || !errors.Is(err, os.ErrDeadlineExceeded) {
+			testkit.Must(t, err)
+		}
+		switch {
+		case err != nil && f.every == never:
+			return sent, drawn
+		case err != nil:
+		case b[1] == 6:
+			sent += p.send(t, ack(0))
+		case b[1] == 3:
+			high += max(int(int16(binary.BigEndian.Uint16(b[2:])-uint16(high))), 0)
+		default:
+			t.Fatalf("%q", b[:n])
+		}
+		if err == nil {
+			drawn += p.headers + n
+		}
+		if err != nil || f.every > 0 && high-acked >= f.every || f.every != never && high == last {
+			acked = high
+			sent += p.send(t, ack(uint16(acked)))
+		}
+	}
+	return sent, drawn
+}
+
+// A forger that forges the ACKs as well draws no more than this. docs/security.md quotes the table.
+func TestForgedACKs(t *testing.T) {
+	t.Parallel()
+	testkit.SkipIfShort(t)
+	root := testkit.PublicFolder(t)
+	const size = 4 << 20
+	testkit.WriteFile(t, root+"/a.img", testkit.Pattern(size))
+	byDefault := start(t, root)
+	strict := start(t, root, "-ahead", "1", "-max-windowsize", "1")
+	windows := func(n string) []string { return []string{"blksize", "1468", "windowsize", n} }
+	promised := testkit.TableRows(testkit.ReadSection(t, "../docs/security.md", "### Forged ACKs"))
+	table := "| Transfer | sent | drawn | factor |\n|---|--:|--:|--:|\n"
+	for i, f := range []forgery{
+		{"512 bytes a block, no windows", byDefault, nil, 512, 1},
+		{"1468 bytes a block, no windows", byDefault, windows("1")[:2], 1468, 1},
+		{"1468 bytes a block, windows of 2, an ACK for each flight", byDefault, windows("2"), 1468, 0},
+		{"1468 bytes a block, windows of 64", byDefault, windows("64"), 1468, 64},
+		{"1468 bytes a block, a window of 64, then silence", byDefault, windows("64"), 1468, never},
+		{"an ACK for each block at `-ahead 1 -max-windowsize 1`", strict, windows("64"), 1468, 1},
+		{"silence at `-ahead 1 -max-windowsize 1`", strict, windows("64"), 1468, never},
+	} {
+		if i >= len(promised) || promised[i][0] != f.name {
+			t.Fatalf("docs/security.md has %q, want %s at %d", promised, f.name, i)
+		}
+		most, err := strconv.ParseFloat(strings.ReplaceAll(promised[i][2], ",", ""), 64)
+		testkit.Must(t, err)
+		sent, drawn := f.draw(t, rrq("a.img", "octet", f.options...), size)
+		factor := float64(drawn) / float64(sent)
+		table += fmt.Sprintf("| %s | %d | %d | %.0f |\n", f.name, sent, drawn, factor)
+		if factor > most*copies {
+			t.Errorf("%s: %d bytes drew %d, %.0f times as many, docs/security.md says %.0f at most",
+				f.name, sent, drawn, factor, most)
+		}
+	}
+	t.Logf("over IPv4, with IP and UDP headers:\n\n%s", table)
 }

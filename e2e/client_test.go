@@ -16,7 +16,7 @@ const defaultBlockSize = 512
 // The ERRORs that docs/protocol.md promises, as they are on the wire.
 const (
 	notFound       = "\x00\x05\x00\x01File not found\x00"
-	denied         = "\x00\x05\x00\x02Access violation\x00"
+	readOnly       = "\x00\x05\x00\x02Access violation\x00"
 	illegal        = "\x00\x05\x00\x04Illegal TFTP operation\x00"
 	serverBusy     = "\x00\x05\x00\x00Server busy\x00"
 	serverStopping = "\x00\x05\x00\x00Server stopping\x00"

@@ -71,9 +71,10 @@ func buildAndRun(m *testing.M) int {
 	return m.Run()
 }
 
-func build(path, cgo string) error {
+// build builds the program with variables of go build.
+func build(path string, env ...string) error {
 	cmd := exec.Command("go", "build", "-o", path, "..")
-	cmd.Env = append(os.Environ(), cgo)
+	cmd.Env = append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("go build: %w\n%s", err, out)
 	}

@@ -11,7 +11,8 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// A client that is gone is forgotten within 3 s where its host says so, and draws at most two bursts.
+// A client that is gone is forgotten within 3 s where its host says so, and draws at most two
+// bursts.
 func TestGoneClientIsForgotten(t *testing.T) {
 	testkit.SkipIfShort(t)
 	t.Parallel()
@@ -40,8 +41,8 @@ func TestGoneClientIsForgotten(t *testing.T) {
 	}
 }
 
-// The time in which the process was stopped counts for no client: the ACK that waits in the socket is
-// read before anything is sent again.
+// The time in which the process was stopped counts for no client: the ACK that waits in the
+// socket is read before anything is sent again.
 func TestStoppedProcessSendsNothingAgain(t *testing.T) {
 	testkit.SkipIfShort(t)
 	t.Parallel()

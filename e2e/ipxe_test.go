@@ -65,15 +65,60 @@ reboot
 	}
 }
 
-// The script that is served jumps to labels that it has. The rest of it takes iPXE to try.
-func TestBootScript(t *testing.T) {
-	script := testkit.ReadText(t, "../files/boot.ipxe")
-	if !strings.HasPrefix(script, "#!ipxe\n") {
-		t.Error("iPXE would not take it for a script")
-	}
-	for _, match := range regexp.MustCompile(`goto (\w+)`).FindAllStringSubmatch(script, -1) {
-		if !strings.Contains(script, "\n:"+match[1]+"\n") {
-			t.Errorf("no label %s", match[1])
+// autoexec.ipxe makes the network ready and loads boot.ipxe from its folder. Where there is none,
+// it ends, and the machine goes on to its next boot device: nothing loops.
+func TestAutoexec(t *testing.T) {
+	t.Parallel()
+	testkit.SkipIfShort(t)
+	emulator := "qemu-system-x86_64"
+	needClient(t, []string{emulator})
+	for what, script := range map[string]string{
+		"with boot.ipxe":    "#!ipxe\necho address ${net0/ip}\necho This machine starts again.\nreboot\n",
+		"without boot.ipxe": "",
+	} {
+		folder := testkit.PublicFolder(t)
+		testkit.WriteFile(t, folder+"/sub/autoexec.ipxe", []byte(testkit.ReadText(t, "../files/autoexec.ipxe")))
+		if script != "" {
+			testkit.WriteFile(t, folder+"/sub/boot.ipxe", []byte(script))
 		}
+		d := start(t, folder)
+		card := "user,model=virtio-net-pci,bootfile=tftp://" +
+			strings.Replace(d.addr, "127.0.0.1", "10.0.2.2", 1) + "/sub/autoexec.ipxe"
+		console, status, err := runClient(t.Context(), "", emulator, "-M", "pc,graphics=off", "-m", "64", "-nodefaults",
+			"-display", "none", "-serial", "stdio", "-no-reboot", "-boot", "order=n,reboot-timeout=1", "-nic", card)
+		if strings.Contains(console, "romfile") {
+			testkit.Skip(t, "iPXE is not installed: "+console)
+		}
+		if err != nil || status != 0 {
+			t.Errorf("%s: status %d, %v", what, status, err)
+		}
+		d.waitFor(`sent file="sub/autoexec.ipxe" `)
+		want, line := "address 10.0.2.15", `sent file="sub/boot.ipxe" `
+		if script == "" {
+			want, line = "autoexec.ipxe could not load boot.ipxe", `not found file="sub/boot.ipxe" `
+		}
+		d.waitFor(line)
+		if strings.Count(console, want) != 1 || strings.Count(d.logged(), "autoexec.ipxe") != 1 {
+			t.Errorf("%s: console %q", what, console)
+		}
+	}
+}
+
+// The scripts that are served jump to labels that they have. The rest of them takes iPXE to try.
+func TestScripts(t *testing.T) {
+	for _, name := range []string{"boot.ipxe", "autoexec.ipxe"} {
+		script := testkit.ReadText(t, "../files/"+name)
+		if !strings.HasPrefix(script, "#!ipxe\n") {
+			t.Errorf("iPXE would not take %s for a script", name)
+		}
+		for _, match := range regexp.MustCompile(`goto (\w+)`).FindAllStringSubmatch(script, -1) {
+			if !strings.Contains(script, "\n:"+match[1]+"\n") {
+				t.Errorf("%s has no label %s", name, match[1])
+			}
+		}
+	}
+	commands := regexp.MustCompile(`(?m)^[^#\n].*`).FindAllString(testkit.ReadText(t, "../files/autoexec.ipxe"), 2)
+	if commands[0] != "dhcp" || !strings.HasPrefix(commands[1], "chain --autofree boot.ipxe ") {
+		t.Errorf("autoexec.ipxe begins with %q", commands)
 	}
 }

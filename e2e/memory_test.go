@@ -78,7 +78,11 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(4<<20))
 	lockStep := rrq("a.img", "octet")
-	windows := func(n string) string { return rrq("a.img", "octet", "blksize", "1428", "windowsize", n) }
+	// A busy machine may take longer to begin them all than the 30 s that a silent client has
+	// without the timeout option.
+	windows := func(n string) string {
+		return rrq("a.img", "octet", "blksize", "1428", "timeout", "100", "windowsize", n)
+	}
 	for _, c := range []struct {
 		name      string
 		transfers int
@@ -114,7 +118,7 @@ func TestMemoryOfManyTransfers(t *testing.T) {
 						}
 						conn, err := hold(server, client, c.request)
 						if conn != nil {
-							defer conn.Close()
+							t.Cleanup(func() { conn.Close() })
 						}
 						if err != nil {
 							t.Error(err)

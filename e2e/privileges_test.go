@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -56,7 +57,7 @@ func TestReportsOfPrivileges(t *testing.T) {
 		d := start(t, folder, "-user", user)
 		fetches(t, d.addr, "a.txt", "hello")
 		lines := strings.Split(d.logged(), "\n")
-		for i, beginning := range []string{report, sandbox + "landlock=", sandbox + "seccomp=", "serving "} {
+		for i, beginning := range []string{report, sandbox + "landlock=", sandbox + "seccomp="} {
 			if !strings.HasPrefix(lines[i], beginning) {
 				t.Errorf("%s: line %d is not %q: %q", user, i+1, beginning, lines)
 			}
@@ -96,7 +97,7 @@ func TestDropPrivileges(t *testing.T) {
 		}
 	}
 	fetches(t, d.addr, "a.txt", "hello")
-	if _, refusal := dial(t, d.addr).fetch(rrq("closed.txt", "octet"), nil); refusal != denied {
+	if _, refusal := dial(t, d.addr).fetch(rrq("closed.txt", "octet"), nil); refusal != notFound {
 		t.Errorf("%q", refusal)
 	}
 	d.waitFor(`denied file="closed.txt"`)
@@ -125,6 +126,23 @@ func TestDropPrivilegesFails(t *testing.T) {
 			bytes.Count(out, []byte("\n")) != 1 {
 			t.Errorf("%s: %v %q", bounds, err, out)
 		}
+	}
+}
+
+// A server that may not take the send buffer that it wants says so before it serves.
+func TestSmallSendBuffer(t *testing.T) {
+	limit, err := os.ReadFile("/proc/sys/net/core/wmem_max")
+	if err != nil {
+		testkit.Skip(t, err.Error())
+	}
+	most, err := strconv.Atoi(strings.TrimSpace(string(limit)))
+	testkit.Must(t, err)
+	const wanted = 4 << 20 // docs/systemd.md
+	cmd := command(context.Background(), nil, "-listen", "127.0.0.1:0", "-root", testkit.PublicFolder(t))
+	asUser(t, cmd)
+	want := fmt.Sprintf("send buffer size=%d wanted=%d why=", most, wanted)
+	if got := strings.Contains(startCommand(t, cmd).logged(), want); got != (most < wanted) {
+		t.Errorf("net.core.wmem_max=%d, and the line is there: %v", most, got)
 	}
 }
 

@@ -93,8 +93,8 @@ func TestHelp(t *testing.T) {
 	if options := strings.Count(stdout, "\n  -"); len(rows) == 0 || options != len(rows) {
 		t.Errorf("%d options, README.md has %d", options, len(rows))
 	}
-	extensions := regexp.MustCompile(`\nBoot files are named:\n( ( \.[a-z0-9]+)+\n)+$`)
-	if !strings.HasPrefix(stdout, "flytftp serves ") || !extensions.MatchString(stdout) || t.Failed() {
+	list := regexp.MustCompile(`\n-allow default stands for these [a-z ]+:\n( ( [a-z0-9_.*?/-]+)+\n)+$`)
+	if !strings.HasPrefix(stdout, "flytftp serves ") || !list.MatchString(stdout) || t.Failed() {
 		t.Errorf("-h prints\n%s", stdout)
 	}
 }

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// crowd fills the server with confirmed transfers of clients begin to end-1 of one /24, and returns their ports.
+// crowd fills the server with confirmed transfers of clients begin to end-1 of one /24, and returns
+// their ports.
 func (n *rig) crowd(third byte, count int) []*port {
 	n.t.Helper()
 	var ports []*port
@@ -36,7 +37,8 @@ func fullOf(transfers int) Config {
 	return Config{MaxBlockSize: MaxBlockSize, MaxWindowSize: MaxWindowSize, MaxTransfers: transfers, Rate: MaxRate}
 }
 
-// When a server is full, a transfer that had no new ACK for stalledTime makes room; before that it does not.
+// When a server is full, a transfer that had no new ACK for stalledTime makes room; before that it
+// does not.
 func TestStalledTransfersMakeRoom(t *testing.T) {
 	inRig(t, map[string][]byte{"a": content(100_000)}, fullOf(8), 1, func(t *testing.T, n *rig) {
 		// Two networks of four: none has a majority.
@@ -108,7 +110,8 @@ func TestMajorityMakesRoom(t *testing.T) {
 	})
 }
 
-// However many files keep their readers waiting, few goroutines wait, and other transfers follow when they are let go.
+// However many files keep their readers waiting, few goroutines wait, and other transfers follow
+// when they are let go.
 func TestWaitingReadersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &rig{link: newLink(t, nil, 1), observer: new(testObserver), served: make(chan error, 1)}

@@ -35,7 +35,7 @@ func forged(random *rand.Rand) network {
 	return network(random.Uint64()&^0xff | ipv6Headers)
 }
 
-func TestPrefixOf(t *testing.T) {
+func TestNetworkOf(t *testing.T) {
 	for _, test := range []struct {
 		a, b string
 		same bool
@@ -63,10 +63,11 @@ func TestPrefixOf(t *testing.T) {
 	}
 }
 
-// core stands in for the owner of the transfers: it makes way, repeats and ends as the real one does.
+// core stands in for the owner of the transfers: it makes way, repeats and ends as the real one
+// does.
 type core struct {
 	*admission
-	unconfirmed []*unconfirmedTransfer // oldest first; those that are over are dropped when they reach the front
+	unconfirmed []*unconfirmedTransfer // oldest first; one that is over leaves at the front
 	evicted     int
 }
 
@@ -119,8 +120,9 @@ func checkIdle(t testing.TB, a *admission) {
 	}
 }
 
-// A lab boots: 30 machines behind one network, each with 8 transfers and 12 names that do not exist within 2 s. Each answer is
-// acknowledged 50 ms later, but for one transfer in eight, which the firmware ends with an ERROR when it has seen the size.
+// A lab boots: 30 machines behind one network, each with 8 transfers and 12 names that do not exist
+// within 2 s. Each answer is acknowledged 50 ms later, but for one transfer in eight, which the
+// firmware ends with an ERROR when it has seen the size.
 func TestLabIsNotSlowed(t *testing.T) {
 	const machines, transfers, absent, rtt = 30, 8, 12, 50 * ms
 	for _, test := range []struct {
@@ -174,8 +176,9 @@ func TestLabIsNotSlowed(t *testing.T) {
 	}
 }
 
-// A flood is forged in one victim's name, with a new source port for each request, for 30 s. All that reaches the victim is counted
-// as it is on the wire, and compared with what the attacker sends.
+// A flood is forged in one victim's name, with a new source port for each request, for 30 s. All
+// that reaches the victim is counted as it is on the wire, and compared with what the attacker
+// sends.
 func TestVictimReceivesLessThanTheAttackerSends(t *testing.T) {
 	const burst, rate = DefaultRate * requestBytes * 8, DefaultRate * requestBytes
 	if burst != 32768 || rate != 4096 {
@@ -267,9 +270,9 @@ func TestVictimReceivesLessThanTheAttackerSends(t *testing.T) {
 	}
 }
 
-// A million and a half forged requests from as many networks, then honest networks that never asked before: the forger does not hold
-// the buckets.
-func TestForgedPrefixesDoNotLockOut(t *testing.T) {
+// A million and a half forged requests from as many networks, then honest networks that never asked
+// before: the forger does not hold the buckets.
+func TestForgedNetworksDoNotLockOut(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
 	}
@@ -279,13 +282,15 @@ func TestForgedPrefixesDoNotLockOut(t *testing.T) {
 		forged, probe int     // size of the answer that is asked for
 		want          float64 // part of the honest requests that are admitted
 	}{
-		// A set is asked 12 or 24 times a second for DATA and can answer 60, or 122 times for an ERROR and can answer 560: that all
-		// eight of its buckets stay empty is more than ten standard deviations away. One in a thousand is left for chance.
+		// A set is asked 12 or 24 times a second for DATA and can answer 60, or 122 times for an
+		// ERROR and can answer 560: that all eight of its buckets stay empty is more than ten
+		// standard deviations away. One in a thousand is left for chance.
 		{50_000, dataSize, dataSize, 0.999},
 		{100_000, dataSize, dataSize, 0.999},
 		{500_000, notFoundSize, dataSize, 0.999},
-		// A third more than all sets refill (240,000). Who asks like the forger gets his part, three in four; an OACK fits into the
-		// remainders that are too small for DATA.
+		// A third more than all sets refill (240,000). A network that asks like the
+		// forger gets its part, three in four; an OACK fits into the remainders that are too small
+		// for DATA.
 		{320_000, dataSize, dataSize, 0.6},
 		{320_000, dataSize, oackSize, 0.99},
 	} {
@@ -315,15 +320,16 @@ func TestForgedPrefixesDoNotLockOut(t *testing.T) {
 	}
 }
 
-// A forger keeps whole buckets empty instead, with a few thousand networks of which each asks as fast as its bucket refills:
-// 7.5 forged requests a second for each empty bucket.
+// A forger keeps whole buckets empty instead, with a few thousand networks of which each asks as
+// fast as its bucket refills: 7.5 forged requests a second for each empty bucket.
 func TestEmptyBucketsDoNotLockOut(t *testing.T) {
 	random := rand.New(rand.NewPCG(4, 7))
 	for _, test := range []struct {
 		empty int     // of 32,768 buckets
 		want  float64 // part of the fresh networks that are served, at least
 	}{
-		// A set is empty if eight or more of the networks fell into it: Poisson with mean 2, 1 in 900; with mean 4, 1 in 20.
+		// A set is empty if eight or more of the networks fell into it: Poisson with mean 2, 1 in
+		// 900; with mean 4, 1 in 20.
 		{sets * ways / 4, 0.995},
 		{sets * ways / 2, 0.92},
 	} {
@@ -347,7 +353,8 @@ func TestEmptyBucketsDoNotLockOut(t *testing.T) {
 	}
 }
 
-// However others come and go in its set, a network draws no more than a bucket of its own would give.
+// However others come and go in its set, a network draws no more than a bucket of its own would
+// give.
 func TestTakeoverGivesNothing(t *testing.T) {
 	random := rand.New(rand.NewPCG(4, 2))
 	a := newAdmission(DefaultRate, 2000)
@@ -390,8 +397,9 @@ func TestTakeoverGivesNothing(t *testing.T) {
 	}
 }
 
-// Forged requests without options fill the unconfirmed share; honest clients, 150 ms away, ask among them. Up to 4,000 a second all
-// get in; beyond 5,000 each try has its part of the 5,000. Who got in stays for his round trip.
+// Forged requests without options fill the unconfirmed share; honest clients, 150 ms away, ask
+// among them. Up to 4,000 a second all get in; beyond 5,000 each try has its part of the 5,000. A
+// client that got in stays for its round trip.
 func TestUnconfirmedShareMakesWay(t *testing.T) {
 	const rtt = 150 * ms
 	for _, test := range []struct {
@@ -552,7 +560,8 @@ func TestHeldBound(t *testing.T) {
 	}
 }
 
-// What a request took is given back in part when the answer is lighter, whole when it is acknowledged or never sent, and not at all else.
+// What a request took is given back in part when the answer is lighter, whole when it is
+// acknowledged or never sent, and not at all else.
 func TestGiveBack(t *testing.T) {
 	const now = second
 	p := networkAt(t, "192.0.2.1")

@@ -17,7 +17,8 @@ import (
 	"time"
 )
 
-// bombardment is what panics a server that is pin/tftp v3.2.0 on a bare UDP socket in single-port mode.
+// bombardment is what panics a server that is pin/tftp v3.2.0 on a bare UDP socket in single-port
+// mode.
 type bombardment struct {
 	name string
 	// where the library panics
@@ -239,8 +240,8 @@ func TestHandlerPanics(t *testing.T) {
 	}
 }
 
-// A panic of the engine costs the transfer that it was about. It is reported, and the server serves on, the transfers that ran as
-// well as new ones.
+// A panic of the engine costs the transfer that it was about. It is reported, and the server serves
+// on, the transfers that ran as well as new ones.
 func TestEnginePanics(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
 	inRig(t, files, generous, 21, func(t *testing.T, n *rig) {

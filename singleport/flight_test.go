@@ -265,7 +265,8 @@ func TestEveryReceiverOverEveryPath(t *testing.T) {
 // got lost.
 func (m *model) timeLimit(c course, p path) time.Duration {
 	rtt := 2*p.delay + p.wireTime(4+m.size()) + p.wireTime(4)
-	limit := c.own + time.Duration(c.again)*m.card.pace + 10*msec // to learn the pace of a client that is next door
+	// The 10 ms are for learning the pace of a client that is next door.
+	limit := c.own + time.Duration(c.again)*m.card.pace + 10*msec
 	if c.lost == 0 && p.reorder+p.duplicate == 0 {
 		limit += time.Duration(10+c.blocks/max(m.window(), 8)) * rtt
 	} else {
@@ -421,7 +422,7 @@ func TestManyShareASlowLink(t *testing.T) {
 	for _, c := range []struct {
 		clients, rate int
 		most          float64
-	}{{12, 20 * mbit, 1.5}, {48, 100 * mbit, 1.7}} {
+	}{{12, 20 * mbit, 1.5}, {48, 100 * mbit, 1.8}} {
 		for _, window := range []int{1, 64} {
 			m := clientOf(once, window)
 			t.Run(fmt.Sprintf("%d on %d Mbit/s, %s", c.clients, c.rate/mbit, m.name), func(t *testing.T) {
@@ -589,7 +590,9 @@ func TestSilenceDrawsBursts(t *testing.T) {
 					defer stop()
 					time.Sleep(50 * time.Second)
 					n.see = nil
-					quiet := heard.Add(2*rtt + apart) // what was in flight has arrived, and what that drew has left
+					// Then the blocks in flight have arrived, and the answers to their
+					// ACKs have left.
+					quiet := heard.Add(2*rtt + apart)
 					within, largest, now := 0, 0, 0
 					for i, at := range sent {
 						if at.Before(quiet) {

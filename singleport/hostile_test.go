@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// checkResults compares what the server says of its transfers with what was seen on the link. The last ACK may be lost.
+// checkResults compares what the server says of its transfers with what was seen on the link. The
+// last ACK may be lost.
 func (n *rig) checkResults(m *model) {
 	n.t.Helper()
 	n.resultsMu.Lock()
@@ -31,7 +32,8 @@ func (n *rig) checkResults(m *model) {
 	}
 }
 
-// edges returns the sizes at which blocks, windows and segments begin and end. A segment is as many blocks as 64 KiB hold at most.
+// edges returns the sizes at which blocks, windows and segments begin and end. A segment is as many
+// blocks as 64 KiB hold at most.
 func edges(block, window, most int) map[string][]byte {
 	files := map[string][]byte{}
 	units := []int{0, block, window * block, 2 * window * block, 5 * window * block, 8 * block, DefaultAhead * block, 2 * DefaultAhead * block, 65464 / block * block, 65536 / block * block, 16384 / block * block}
@@ -113,7 +115,8 @@ func TestEveryClientOverEveryLink(t *testing.T) {
 	}
 }
 
-// Block numbers go on with 0 after 65535, in the middle of a window and of a segment, with and without losses.
+// Block numbers go on with 0 after 65535, in the middle of a window and of a segment, with and
+// without losses.
 func TestBlockNumbersWrap(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -283,7 +286,8 @@ func TestOneDatagramLost(t *testing.T) {
 				}
 				most := minLocalTimeout + 60*time.Millisecond
 				if k == 0 || k <= m.window() || toServer && k <= 2 {
-					most += firstTimeout // no round trip of a DATA is known, and what follows comes burst by burst
+					// No round trip of a DATA is known, and the rest comes burst by burst.
+					most += firstTimeout
 					most += time.Duration(m.window()/2) * minTimeout / 2
 				}
 				if late > most {
@@ -294,7 +298,8 @@ func TestOneDatagramLost(t *testing.T) {
 	}
 }
 
-// A block that is lost inside of a window is repeated when the partial ACK shows it: no timer passes.
+// A block that is lost inside of a window is repeated when the partial ACK shows it: no timer
+// passes.
 func TestLostBlockOfWindowIsResentAtOnce(t *testing.T) {
 	const rtt, window, blocks = 10 * time.Millisecond, 8, 40
 	for _, strange := range []habit{once, each} {
@@ -333,7 +338,8 @@ func TestLostBlockOfWindowIsResentAtOnce(t *testing.T) {
 	}
 }
 
-// tftp-hpa and lpxelinux use one port for all their files: the next RRQ follows the last ACK at once.
+// tftp-hpa and lpxelinux use one port for all their files: the next RRQ follows the last ACK at
+// once.
 func TestBackToBackFromOnePort(t *testing.T) {
 	files := map[string][]byte{"a": content(1500), "b": content(512), "c": nil}
 	for _, p := range []path{{}, {delay: 100 * time.Microsecond}} {
@@ -374,8 +380,8 @@ var firsts = []struct {
 	{requestOf("a", "octet", "blksize", "1000", "tsize", "0"), "\x00\x06blksize\x001000\x00tsize\x002000\x00"},
 }
 
-// The same RRQ before the first ACK gets the first answer again, and no second transfer. It is no reason to send more than
-// a silent client is sent.
+// The same RRQ before the first ACK gets the first answer again, and no second transfer. It is no
+// reason to send more than a silent client is sent.
 func TestSameRequestAgain(t *testing.T) {
 	files := map[string][]byte{"a": content(2000)}
 	for _, first := range firsts {
@@ -405,7 +411,8 @@ func TestSameRequestAgain(t *testing.T) {
 	}
 }
 
-// Another RRQ, from a client that began anew, replaces the transfer: confirmed or not, nothing more of the old one is sent.
+// Another RRQ, from a client that began anew, replaces the transfer: confirmed or not, nothing more
+// of the old one is sent.
 func TestAnotherRequestReplaces(t *testing.T) {
 	files := map[string][]byte{"a": content(2000), "b": content(100)}
 	for _, confirmed := range []bool{false, true} {
@@ -532,7 +539,8 @@ func TestSilentClient(t *testing.T) {
 	}
 }
 
-// A client that acknowledged and then falls silent is given a bounded number of tries, which grow apart, within 30 s.
+// A client that acknowledged and then falls silent is given a bounded number of tries, which grow
+// apart, within 30 s.
 func TestClientFallsSilent(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
 	for _, options := range [][]string{nil, {"blksize", "1000"}, {"windowsize", "16"}, {"timeout", "255"}, {"timeout", "1"}} {
@@ -604,7 +612,8 @@ func TestTimeoutOptionIsUpperBound(t *testing.T) {
 	}
 }
 
-// Nothing that is no progress keeps a transfer alive: duplicate ACKs, old and future ones, other packets, the same RRQ.
+// Nothing that is no progress keeps a transfer alive: duplicate ACKs, old and future ones, other
+// packets, the same RRQ.
 func TestNothingExtends(t *testing.T) {
 	files := map[string][]byte{"a": content(100_000)}
 	request := requestOf("a", "octet")
@@ -665,7 +674,8 @@ func TestNothingExtends(t *testing.T) {
 	}
 }
 
-// Trickled progress is progress, but a transfer that acknowledges one block in 29 s ends with its file, not with the server.
+// Trickled progress is progress, but a transfer that acknowledges one block in 29 s ends with its
+// file, not with the server.
 func TestSlowClientIsServed(t *testing.T) {
 	files := map[string][]byte{"a": content(1200)}
 	inRig(t, files, generous, 16, func(t *testing.T, n *rig) {
@@ -684,7 +694,8 @@ func TestSlowClientIsServed(t *testing.T) {
 	})
 }
 
-// A stop lets running transfers finish, refuses new ones, and ends at its deadline what does not end.
+// A stop lets running transfers finish, refuses new ones, and ends at its deadline what does not
+// end.
 func TestShutdown(t *testing.T) {
 	files := map[string][]byte{"a": content(5000)}
 	stopping := "\x00\x05\x00\x00Server stopping\x00"
@@ -728,7 +739,8 @@ func TestShutdown(t *testing.T) {
 				t.Errorf("a transfer that does not end: %+v", results)
 			}
 		}
-		// The ERROR is on its way; the silent client has not acknowledged anything, and three datagrams are all it gets.
+		// The ERROR is on its way; the silent client has not acknowledged anything, and three
+		// datagrams are all it gets.
 		time.Sleep(time.Second)
 		var last []byte
 		for len(stuck.arrived) > 0 {

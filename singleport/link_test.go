@@ -16,7 +16,8 @@ import (
 	"time"
 )
 
-// Opcodes, RFC 1350 section 5 and RFC 2347. The tests have their own, so that a wrong one in the server shows.
+// Opcodes, RFC 1350 section 5 and RFC 2347. The tests have their own, so that a wrong one in the
+// server shows.
 const (
 	wireRRQ = iota + 1
 	wireWRQ
@@ -26,12 +27,13 @@ const (
 	wireOACK
 )
 
-// path is one direction of a link, which all clients share. The chances are of one datagram, 0 to 1.
+// path is one direction of a link, which all clients share. The chances are of one datagram, 0 to
+// 1.
 type path struct {
 	loss, duplicate, reorder float64
 	delay                    time.Duration
 	rate                     int           // bit/s of the wire; 0 is without end
-	queue                    time.Duration // what would wait longer for the wire is lost; 0 loses nothing
+	queue                    time.Duration // longer waits lose a datagram; 0 is no limit
 	acks                     int           // copies of each ACK arrive; 0 is 1
 	echo                     time.Duration // how much later than the one before each copy arrives
 }
@@ -88,15 +90,16 @@ func (f *flight) Pop() any {
 	return d
 }
 
-// link is a network in memory, for use inside a synctest bubble: the socket of one server, and ports of clients.
-// It judges all that the server sends by what was delivered to it before.
+// link is a network in memory, for use inside a synctest bubble: the socket of one server, and
+// ports of clients. It judges all that the server sends by what was delivered to it before.
 type link struct {
 	t         testing.TB
 	files     map[string][]byte
 	toServer  path
 	toClients path
 	batch     int // datagrams that the server is given at once, at most
-	// lose, if set, decides in place of the chance. n counts the datagrams of that direction from 0.
+	// lose, if set, decides in place of the chance. n counts the datagrams of that direction from
+	// 0.
 	lose func(toServer bool, n int, data []byte) bool
 	// see, if set, is shown each datagram that is sent.
 	see func(toServer bool, data []byte)
@@ -191,7 +194,8 @@ type port struct {
 	dead    bool
 }
 
-// client opens a port: number n of port p. ring is how many datagrams it holds that nobody read yet.
+// client opens a port: number n of port p. ring is how many datagrams it holds that nobody read
+// yet.
 func (l *link) client(n int, p uint16, ring int) *port {
 	e := endpoint{ip: netip.AddrFrom4([4]byte{198, 51, byte(n >> 8), byte(n)}).As16(), port: p}
 	return l.open(e, ring)
@@ -480,10 +484,11 @@ func (l *link) close() error {
 	return nil
 }
 
-// watch is what the link knows of one client. A transfer begins when its handler is called, which is before its first datagram.
+// watch is what the link knows of one client. A transfer begins when its handler is called, which
+// is before its first datagram.
 type watch struct {
 	errorsDue int // requests that no ERROR answered yet
-	refusals  int // of them, those that came while a transfer ran and may be refused without a word to it
+	refusals  int // of them, those that came while a transfer ran: silence may answer them
 
 	running               bool
 	ending                bool // what ends it was delivered, perhaps not yet seen
@@ -498,8 +503,8 @@ type watch struct {
 	blocks                int          // DATA datagrams
 	singly                map[int]bool // blocks that were acknowledged by their own number
 	handling              bool
-	early                 []uint16  // ACKs that the server looks at now, of what had not been sent when they arrived
-	doubt                 bool      // whether one of those came before what it acknowledges, or after: acked may be ackedBefore
+	early                 []uint16  // ACKs looked at now, of blocks not sent when they arrived
+	doubt                 bool      // one of those may precede its block: acked may be ackedBefore
 	duplicateAcks         bool      // the server looks at those alone
 	duplicates            int       // ACKs of acked since it is that
 	repaired              time.Time // when they last drew a repeat
@@ -594,8 +599,9 @@ func (w *watch) acknowledge(number uint16) bool {
 	return true
 }
 
-// skipped reports whether a block of a transfer in lock-step, or one before it, was not acknowledged by its own
-// number, though one behind it was: it may be asked for again, for the client may lack it.
+// skipped reports whether a block of a transfer in lock-step, or one before it, was not
+// acknowledged by its own number, though one behind it was: it may be asked for again, for the
+// client may lack it.
 func (w *watch) skipped(number uint16) bool {
 	behind := int(uint16(w.acked) - number)
 	if w.windowSize > 1 || behind >= maxBeyond {
@@ -609,7 +615,8 @@ func (w *watch) skipped(number uint16) bool {
 	return false
 }
 
-// lookAgain takes the ACKs that came early, but not too early if the server has not come to them yet: its other goroutines send, too.
+// lookAgain takes the ACKs that came early, but not too early if the server has not come to them
+// yet: its other goroutines send, too.
 func (w *watch) lookAgain() {
 	for _, number := range w.early {
 		if w.acknowledge(number) {
@@ -794,8 +801,8 @@ func (o *testObserver) panics() []string {
 // generous are limits that no test of transfers meets.
 var generous = Config{MaxBlockSize: MaxBlockSize, MaxWindowSize: MaxWindowSize, MaxTransfers: 100_000, Rate: MaxRate}
 
-// inRig runs test in a bubble with a server on a perfect link. Afterwards nothing of the server may be left, and no
-// panic of its engine may have been contained.
+// inRig runs test in a bubble with a server on a perfect link. Afterwards nothing of the server may
+// be left, and no panic of its engine may have been contained.
 func inRig(t *testing.T, files map[string][]byte, cfg Config, seed uint64, test func(t *testing.T, n *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {

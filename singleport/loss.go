@@ -21,7 +21,7 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.probe(t, now)
 	case t.suspectAt != 0 && now >= t.suspectAt:
 		s.goBack(t, t.progress, now)
-	case w.sendable(t.flight.limit) > 0: // the next burst
+	case w.sendable(t.flight.limit) > 0 && !t.isHeld(): // the next burst
 		s.advance(t, now)
 	case w.inFlight() == 0: // the file is being read
 		s.arm(t, now)

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// memory is what a shard remembers of clients whose transfers are over, in fixed room: a boot is a
-// dozen files, and each would learn anew what the client takes. The newest takes the place of whoever
-// was there.
+// memory is what a shard remembers of clients whose transfers are over, in fixed room: a boot is
+// a dozen files, and each would learn anew what the client takes. The newest takes the place of
+// whoever was there.
 type memory struct {
 	takers [memorySize]taker
 	ports  [memorySize]formerRequest
@@ -28,7 +28,7 @@ type taker struct {
 	at      int64  // when the rest was learned; 0 if nothing was
 	pace    pace
 	limit   int // blocks of a flight
-	ceiling int // blocks; the most that a flight may have on a local network, 0 if losses did not tell
+	ceiling int // blocks; what losses on a local network left, 0 if none did
 }
 
 // formerRequest is the last RRQ of a port.
@@ -84,7 +84,8 @@ func (m *memory) note(t *Transfer, now int64) {
 	}
 }
 
-// former returns the digest of the RRQ that came before from a port; 0 if it is not known or too old.
+// former returns the digest of the RRQ that came before from a port; 0 if it is not known or too
+// old.
 func (m *memory) former(s *shard, client endpoint, now int64) uint64 {
 	hash := maphash.Comparable(s.seed, client)
 	if p := &m.ports[hash%memorySize]; p.port == hash && now-p.at <= int64(formerTime) {

@@ -22,7 +22,7 @@ type model struct {
 	quiet     []time.Duration // without progress until it acknowledges again, likewise
 	strange   habit
 	eachBlock bool // acknowledges every block of a window
-	deaf      bool // ends with its last ACK, as programs do that exit, where RFC 1350 section 6 would have it linger
+	deaf      bool // ends with its last ACK, against RFC 1350 section 6, like a program that exits
 	aborts    bool // answers the OACK with ERROR 8
 	zeroACK   bool // acknowledges the only block of an empty file as 0
 	hangs     bool // hangs when a block comes again
@@ -175,7 +175,7 @@ type fetching struct {
 	end       int          // the block that ends the file, 0 until it came
 	kept      map[int]bool // blocks beyond last
 	unacked   int          // blocks in order since the last ACK
-	nacked    int          // last when it was acknowledged for a strange block; U-Boot begins with 0, too
+	nacked    int          // last when it acknowledged a strange block; U-Boot begins with 0, too
 }
 
 // fetch reads a file through c as the model does.

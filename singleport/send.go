@@ -122,12 +122,15 @@ func (s *shard) advance(t *Transfer, now int64) {
 // sendable returns how many blocks of t may be sent now.
 func (s *shard) sendable(t *Transfer, now int64) int {
 	n := t.window.sendable(t.flight.limit)
-	if n == 0 || now < t.resumeAt {
+	if n == 0 || now < t.resumeAt || t.isHeld() {
 		return 0
 	}
 	allowed, _ := t.pace.allowed(now)
 	return min(n, allowed)
 }
+
+// isHeld reports whether t gets a burst for each timeout and no more: nobody answered two of them.
+func (t *Transfer) isHeld() bool { return t.tries > 1 && t.window.inFlight() >= t.pace.burst }
 
 // sendBlocks queues up to limit blocks that lie side by side, and returns how many.
 func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
@@ -159,7 +162,7 @@ func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
 func (s *shard) arm(t *Transfer, now int64) {
 	w := &t.window
 	due := now
-	if t.oack == nil && !t.blocked && w.sendable(t.flight.limit) > 0 {
+	if t.oack == nil && !t.blocked && !t.isHeld() && w.sendable(t.flight.limit) > 0 {
 		_, wait := t.pace.allowed(now)
 		due = max(now+int64(wait), t.resumeAt)
 	} else {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -34,6 +35,7 @@ type shard struct {
 	socket socket
 	engine *engine
 	seed   maphash.Seed
+	own    netip.Addr // of the socket
 
 	mu          sync.Mutex
 	closed      bool
@@ -54,6 +56,7 @@ type shard struct {
 
 func newShard(server *Server, socket socket) *shard {
 	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), clients: map[endpoint]*Transfer{}}
+	s.own = socket.addr().AddrPort().Addr().Unmap().WithZone("")
 	s.engine = newEngine(s)
 	s.takeBack = s.unsent
 	s.timer = socket.alarm(s.expire)
@@ -149,6 +152,10 @@ func (s *shard) take(r *received, now int64) {
 			s.server.panicked(v)
 		}
 	}()
+	if !s.hears(r) {
+		s.refused(r, RefusedClient)
+		return
+	}
 	if len(r.data) < 4 || r.route.client.port == 0 {
 		s.refused(r, RefusedMalformed)
 		return
@@ -174,6 +181,23 @@ func (s *shard) take(r *received, now int64) {
 	default:
 		s.refused(r, RefusedMalformed)
 	}
+}
+
+// hears reports whether Config.Clients lets a datagram in.
+func (s *shard) hears(r *received) bool {
+	clients := s.server.config.Clients
+	if clients == nil {
+		return true
+	}
+	ip := netip.AddrFrom16(r.route.client.ip).Unmap()
+	for _, prefix := range clients {
+		if prefix.Contains(ip) {
+			return true
+		}
+	}
+	// The kernel lets no other machine send from these.
+	own := ip.IsLoopback() || ip == s.own
+	return own && bytes.HasPrefix(r.data, []byte{0, opRRQ, 0})
 }
 
 const maxClientMessage = 128 // bytes

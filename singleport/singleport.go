@@ -100,10 +100,13 @@ type Config struct {
 	// Ahead is how many blocks may be in flight where no larger window was agreed; 0 is
 	// DefaultAhead, 1 is RFC 1350 and RFC 7440 to the letter.
 	Ahead        int
-	MaxTransfers int      // transfers at a time; 0 is DefaultMaxTransfers
-	Rate         int      // requests a second that one network may make; 0 is DefaultRate
-	Sockets      int      // sockets for each address, on SO_REUSEPORT where more than one; 0 is 1
-	Observer     Observer // told of what never reaches a Handler; nil is nobody
+	MaxTransfers int // transfers at a time; 0 is DefaultMaxTransfers
+	Rate         int // requests a second that one network may make; 0 is DefaultRate
+	// Clients are the networks that are heard; nil is all. Datagrams of others draw nothing,
+	// except that the machine itself may ask for the empty name, to learn whether its server lives.
+	Clients  []netip.Prefix
+	Sockets  int      // sockets for each address, on SO_REUSEPORT where more than one; 0 is 1
+	Observer Observer // told of what never reaches a Handler; nil is nobody
 }
 
 // Handler answers one RRQ with a file, or with an error: an *Error (wrapped or not) says what the
@@ -122,10 +125,11 @@ const (
 	RefusedMalformed                // not a TFTP datagram, or an RRQ that cannot be parsed: silence
 	RefusedStopping                 // the server stops: ERROR 0
 	RefusedStray                    // ACK, DATA, ERROR or OACK without a transfer: silence
+	RefusedClient                   // not among Clients: silence
 )
 
 func (r Refusal) String() string {
-	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray"}[r]
+	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray", "unlisted"}[r]
 }
 
 // Observer is told of what never reaches a Handler. Its methods are called from the goroutine

@@ -5,15 +5,17 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"flytftp/internal/testkit"
 )
 
-// Windows arrive block by block, whether the kernel cuts them, or cannot, or refuses when it is asked to.
+// Windows arrive block by block, whether the kernel cuts them, or cannot, or refuses when it is
+// asked to.
 func TestSocketSendsWindows(t *testing.T) {
 	for _, c := range []struct {
 		name       string
@@ -80,10 +82,7 @@ func ownLoopback(t *testing.T, mtu int) {
 	t.Helper()
 	runtime.LockOSThread() // and never unlocked: nobody else gets the thread
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		if os.Getenv("FLYTFTP_NO_SKIP") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip("no network of its own: ", err)
+		testkit.Skip(t, "no network of its own: "+err.Error())
 	}
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -104,7 +103,8 @@ func ownLoopback(t *testing.T, mtu int) {
 	}
 }
 
-// On a wildcard socket a datagram is known by the address that it came to, and a broadcast is not taken for a request.
+// On a wildcard socket a datagram is known by the address that it came to, and a broadcast is not
+// taken for a request.
 func TestSocketLocalAddress(t *testing.T) {
 	ownLoopback(t, 65536)
 	for _, c := range []struct{ listen, host string }{{"0.0.0.0:0", "127.0.0.7"}, {":0", "127.0.0.7"}, {":0", "::1"}} {
@@ -199,7 +199,8 @@ func (l *told) unreachable(client endpoint, quoted []byte) {
 	l.quoted <- bytes.Clone(quoted)
 }
 
-// A client's host that refuses DATA is heard, with the block that it refused, and other datagrams leave all the same.
+// A client's host that refuses DATA is heard, with the block that it refused, and other datagrams
+// leave all the same.
 func TestSocketHearsOfClosedPorts(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "[::1]:0", ":0"} {
 		s, err := listen(addr, false)
@@ -242,7 +243,8 @@ func TestSocketLetsDatagramsBeCut(t *testing.T) {
 	}
 }
 
-// A request to a multicast address is not answered, one to a link-local address by the interface that it came to.
+// A request to a multicast address is not answered, one to a link-local address by the interface
+// that it came to.
 func TestLocalAddressOfIPv6(t *testing.T) {
 	for _, c := range []struct {
 		ip   string

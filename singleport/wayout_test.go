@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// A socket that is full keeps blocks waiting, and none is lost or sent twice: the transfers go on in turn.
+// A socket that is full keeps blocks waiting, and none is lost or sent twice: the transfers go on
+// in turn.
 func TestFullSocketLosesNothing(t *testing.T) {
 	file := content(200_000)
 	inRig(t, map[string][]byte{"a": file}, generous, 1, func(t *testing.T, n *rig) {
@@ -54,7 +55,8 @@ func TestSwallowedSegments(t *testing.T) {
 	}
 }
 
-// Who makes room is decided over all sockets: a transfer of one makes room for a request that came by another.
+// Who makes room is decided over all sockets: a transfer of one makes room for a request that
+// came by another.
 func TestRoomOfAllSockets(t *testing.T) {
 	config := fullOf(4)
 	config.Sockets = 2

@@ -62,7 +62,7 @@ func newBoot(t *testing.T, c *chain, s setting) *boot {
 	n := newNamespace(t)
 	var backend string
 	b.link, backend = newLink(t, folder, n.openTap(t), s.path)
-	b.server = n.startServer(t, b.root, append(s.server, c.loader.server...)...)
+	b.server = n.startServer(t, b.root, s.server...)
 	b.dhcp = n.startDHCP(t, folder, c.loader.dhcp...)
 	b.began = time.Now()
 	b.console = c.machine.start(t, n, folder, backend)

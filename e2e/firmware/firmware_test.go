@@ -61,7 +61,6 @@ type loader struct {
 	name     string
 	packages []string // its files are of
 	dhcp     []string // arguments of dnsmasq
-	server   []string // arguments of the server
 	serve    func(t *testing.T, root string, bigSize int)
 	check    func(b *boot)
 	big      string        // the file that is measured, bigName unless named

@@ -39,7 +39,7 @@ const (
 // kernel says its first line.
 func installer(name, bootFileName string) *loader {
 	return &loader{
-		name: name, packages: []string{installerPackage}, dhcp: bootFile(bootFileName), server: anyName,
+		name: name, packages: []string{installerPackage}, dhcp: bootFile(bootFileName),
 		serve: serveInstaller, big: installerRAM, limit: 8 * time.Minute,
 		check: func(b *boot) {
 			b.t.Helper()
@@ -54,7 +54,7 @@ func installer(name, bootFileName string) *loader {
 // line.
 func serveInstaller(t *testing.T, root string, _ int) {
 	testkit.Must(t, os.CopyFS(root, os.DirFS(installerFolder)))
-	// Shim looks for GRUB in the root when only DHCP option 67 names the boot file. dnsmasq does so.
+	// Shim looks for GRUB in the root when DHCP names the boot file in option 67 alone.
 	testkit.Must(t, os.Symlink("debian-installer/amd64/grubx64.efi", root+"/grubx64.efi"))
 	const serial = "s/vga=788/console=ttyS0,115200 earlyprintk=ttyS0,115200/"
 	for _, edit := range [][2]string{

@@ -15,9 +15,6 @@ var (
 	syslinuxEFI = syslinux("syslinux-efi", "/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi", "efi64", "ldlinux.e64")
 )
 
-// anyName has the server serve names without an extension, as PXELINUX's configurations have.
-var anyName = []string{"-allow", "*"}
-
 // syslinuxMenu has three entries. The first two leave for the prompt.
 const syslinuxMenu = `UI menu.c32
 MENU TITLE The menu
@@ -42,7 +39,6 @@ func syslinux(pkg, program, modules, core string) *loader {
 		name:     name,
 		packages: []string{pkg, "syslinux-common", "memtest86+"},
 		dhcp:     bootFile(name),
-		server:   anyName,
 		serve: func(t *testing.T, root string, bigSize int) {
 			serveCommon(t, root, bigSize)
 			copyFile(t, program, root+"/"+name)

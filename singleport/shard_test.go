@@ -32,8 +32,8 @@ func (s *sink) alarm(expire func()) alarm            { return newPlainAlarm(expi
 func (s *sink) sendRoom() int                        { return 0 }
 func (s *sink) close() error                         { close(s.done); return nil }
 
-// inSegment brings a transfer to where a segment is at hand. step acknowledges a block, which the next one of the segment answers; it may
-// be called so many times.
+// inSegment brings a transfer to where a segment is at hand. step acknowledges a block, which the
+// next one of the segment answers; it may be called so many times.
 func inSegment(tb testing.TB) (step func(), times int, out *sink) {
 	tb.Helper()
 	out = &sink{done: make(chan struct{})}
