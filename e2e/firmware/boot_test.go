@@ -14,7 +14,7 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// The files that most boots ask for, and what the console shows at the end of one, or instead.
+// The files that most boots fetch, and what the console shows when they have, or instead.
 const (
 	bigName    = "big.img"
 	emptyName  = "empty.img"
@@ -23,10 +23,10 @@ const (
 	failure    = "This machine has not booted."
 )
 
-// usualLimit bounds a boot that takes a quarter of a minute where nothing else runs.
+// usualLimit bounds a boot that takes a quarter of a minute on a machine without other work.
 const usualLimit = 5 * time.Minute
 
-// boot is one machine that is switched on in a network of its own.
+// boot is a machine that is switched on in a network of its own.
 type boot struct {
 	t       *testing.T
 	ctx     context.Context // ends with the time that the boot has
@@ -36,7 +36,7 @@ type boot struct {
 	server  *process
 	dhcp    *process
 	console *process
-	read    int // how much of the console is read, in bytes
+	read    int // how far the console is read
 	began   time.Time
 }
 
@@ -49,7 +49,7 @@ func newBoot(t *testing.T, c *chain, s setting) *boot {
 	}
 	end := time.Now().Add(limit)
 	if d, ok := t.Deadline(); ok && d.Before(end) {
-		end = d.Add(-10 * time.Second) // for the console and the capture
+		end = d.Add(-10 * time.Second) // which is for the console and the capture
 	}
 	ctx, cancel := context.WithDeadline(t.Context(), end)
 	t.Cleanup(cancel)
@@ -60,26 +60,26 @@ func newBoot(t *testing.T, c *chain, s setting) *boot {
 	testkit.Must(t, err)
 	t.Cleanup(func() { b.putAway(folder) })
 	n := newNamespace(t)
-	var card string
-	b.link, card = newLink(t, folder, n.openTap(t), s.path)
-	b.server = n.startServer(t, b.root, append(s.server, c.loader.server...)...)
+	var backend string
+	b.link, backend = newLink(t, folder, n.openTap(t), s.path)
+	b.server = n.startServer(t, b.root, s.server...)
 	b.dhcp = n.startDHCP(t, folder, c.loader.dhcp...)
 	b.began = time.Now()
-	b.console = c.machine.start(t, n, folder, card)
+	b.console = c.machine.start(t, n, folder, backend)
 	return b
 }
 
-// putAway removes the folder of the boot unless the test failed. Then it puts the console and the
-// logs beside the capture.
+// putAway removes the folder of a boot that passed. To that of one that failed it adds the console
+// and the logs.
 func (b *boot) putAway(folder string) {
 	if !b.t.Failed() && !*keep {
 		os.RemoveAll(folder)
 		return
 	}
-	b.t.Logf("console, capture.pcap and logs: %s", folder)
+	b.t.Logf("console, capture.pcap and logs are in %s", folder)
 	for name, p := range map[string]*process{"console": b.console, "server": b.server, "dhcp": b.dhcp} {
 		if p == nil {
-			continue
+			continue // it was not started
 		}
 		text, _ := p.text()
 		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o644); err != nil {
@@ -91,8 +91,7 @@ func (b *boot) putAway(folder string) {
 	}
 }
 
-// sees waits until the console shows the text, and fails the test if one of the others is there
-// first.
+// sees waits until the console shows the text, and fails the test if it shows another one first.
 func (b *boot) sees(text string, others ...string) {
 	b.t.Helper()
 	found, end, err := b.console.await(b.ctx, b.read, append([]string{text}, others...)...)
@@ -118,18 +117,7 @@ func (b *boot) receivedCommon() {
 	b.notFound(absentName)
 }
 
-// notFound fails the test unless the server said that the file is absent.
-func (b *boot) notFound(name string) {
-	b.t.Helper()
-	switch last := b.last(name); {
-	case last == nil:
-		b.t.Errorf("nobody asked for %s", name)
-	case last.failure != "1 File not found":
-		b.t.Errorf("found: %v", last)
-	}
-}
-
-// received fails the test unless the file reached the machine as it is.
+// received fails the test unless the machine has the file as it is served.
 func (b *boot) received(name string) {
 	b.t.Helper()
 	want, err := os.ReadFile(filepath.Join(b.root, name))
@@ -140,7 +128,18 @@ func (b *boot) received(name string) {
 	case !last.complete():
 		b.t.Errorf("not received: %v", last)
 	case !bytes.Equal(last.content, want):
-		b.t.Errorf("%s: other content than the file has", name)
+		b.t.Errorf("not as it is served: %v", last)
+	}
+}
+
+// notFound fails the test unless the machine heard that the file is absent.
+func (b *boot) notFound(name string) {
+	b.t.Helper()
+	switch last := b.last(name); {
+	case last == nil:
+		b.t.Errorf("nobody asked for %s", name)
+	case last.failure != "1 File not found":
+		b.t.Errorf("want ERROR 1: %v", last)
 	}
 }
 
@@ -154,24 +153,22 @@ func (b *boot) last(name string) (last *transfer) {
 	return last
 }
 
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
-}
-
-func copyFile(t *testing.T, from, to string) {
-	t.Helper()
-	b, err := os.ReadFile(from)
-	testkit.Must(t, err)
-	testkit.WriteFile(t, to, b)
-}
-
-// serveCommon writes the files that most boots ask for.
+// serveCommon writes the files that most boots fetch.
 func serveCommon(t *testing.T, root string, bigSize int) {
 	t.Helper()
 	testkit.WriteFile(t, root+"/"+bigName, testkit.Pattern(bigSize))
 	testkit.WriteFile(t, root+"/"+emptyName, nil)
 }
 
-// bootFile is what the DHCP server tells every machine to load.
+// bootFile has the DHCP server tell every machine to load a file.
 func bootFile(name string) []string { return []string{"--dhcp-boot=" + name + ",," + serverAddr} }
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	testkit.WriteFile(t, to, []byte(testkit.ReadText(t, from)))
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

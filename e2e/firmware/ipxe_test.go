@@ -10,31 +10,39 @@ import (
 )
 
 var (
-	ipxeROM   = ipxe{memtest: "memtest86+x64.bin"}.loader(bootFile(ipxeScript))
+	ipxeROM   = ipxe{memtest: memtestBIOS}.loader(bootFile(ipxeScript))
 	undionly  = ipxe{program: "undionly.kpxe", chained: true}.loader(bootFile(ipxeScript))
-	ipxeEFI   = ipxe{program: "ipxe.efi", memtest: "memtest86+x64.efi"}.loader(bootIPXE("ipxe.efi"))
+	ipxeEFI   = ipxe{program: "ipxe.efi", memtest: memtestEFI}.loader(bootIPXE("ipxe.efi"))
 	snponly   = ipxe{program: "snponly.efi"}.loader(bootIPXE("snponly.efi"))
 	ipxeARM64 = ipxe{program: "ipxe-arm64.efi", notEmpty: true}.loader(bootIPXE("ipxe-arm64.efi"))
 	ipxeIPv6  = ipxe{program: "ipxe.efi"}.loader([]string{
-		"--enable-ra", "--dhcp-range=2001:db8::100,2001:db8::1ff,64,1h", "--dhcp-userclass=set:ipxe,iPXE",
+		"--enable-ra", "--dhcp-range=" + guestRange6 + ",64", "--dhcp-userclass=set:ipxe,iPXE",
 		"--dhcp-option=tag:!ipxe,option6:bootfile-url,tftp://[" + serverAddr6 + "]/ipxe.efi",
-		"--dhcp-option=tag:ipxe,option6:bootfile-url,tftp://[" + serverAddr6 + "]/" + ipxeScript})
+		"--dhcp-option=tag:ipxe,option6:bootfile-url,tftp://[" + serverAddr6 + "]/" + ipxeScript,
+	})
 )
-
-// ipxe is iPXE of the firmware, or a program of Debian's package.
-type ipxe struct {
-	program  string
-	chained  bool   // the ROM's iPXE loads the program, which uses the ROM's driver
-	memtest  string // the memory test to start in the end, where the machine can run one
-	notEmpty bool   // it crashes on an empty file, whatever the server
-}
 
 const ipxeScript = "boot.ipxe"
 
-// bootIPXE tells firmware to load a program, and iPXE, which that is, to load its script.
+// The memory test of the package memtest86+, in /boot.
+const (
+	memtestBIOS = "memtest86+x64.bin"
+	memtestEFI  = "memtest86+x64.efi"
+)
+
+// bootIPXE has the DHCP server tell firmware to load a program, and iPXE to load its script.
 func bootIPXE(program string) []string {
 	return []string{"--dhcp-userclass=set:ipxe,iPXE",
-		"--dhcp-boot=tag:!ipxe," + program + ",," + serverAddr, "--dhcp-boot=tag:ipxe," + ipxeScript + ",," + serverAddr}
+		"--dhcp-boot=tag:!ipxe," + program + ",," + serverAddr,
+		"--dhcp-boot=tag:ipxe," + ipxeScript + ",," + serverAddr}
+}
+
+// ipxe is the iPXE of the firmware, or a program of Debian's package.
+type ipxe struct {
+	program  string
+	chained  bool   // the firmware's iPXE loads the program, which uses its driver
+	memtest  string // the memory test to start in the end, where the machine can run one
+	notEmpty bool   // it crashes on an empty file, from any server
 }
 
 func (i ipxe) loader(dhcp []string) *loader {
@@ -42,7 +50,8 @@ func (i ipxe) loader(dhcp []string) *loader {
 	if name == "" {
 		name = ipxeScript
 	}
-	return &loader{name: name, packages: []string{"ipxe", "memtest86+"}, dhcp: dhcp, serve: i.serve, check: i.check}
+	packages := []string{"ipxe", "memtest86+"}
+	return &loader{name: name, packages: packages, dhcp: dhcp, serve: i.serve, check: i.check}
 }
 
 func (i ipxe) serve(t *testing.T, root string, bigSize int) {
@@ -57,28 +66,20 @@ func (i ipxe) serve(t *testing.T, root string, bigSize int) {
 }
 
 func (i ipxe) script() string {
-	var lines []string
-	add := func(line string) { lines = append(lines, line) }
-	add("#!ipxe")
+	lines := []string{"#!ipxe"}
 	if i.chained {
-		add("iseq ${net0/chip} virtio-net && chain " + i.program + " ||") // it lacks this driver
+		// Only the first of the two has a driver of its own.
+		lines = append(lines, "iseq ${net0/chip} virtio-net && chain "+i.program+" ||")
 	}
-	add("imgfetch " + bigName + " || goto failed")
-	add("imgfree")
+	lines = append(lines, "imgfetch "+bigName+" || goto failed", "imgfree")
 	if !i.notEmpty {
-		add("imgfetch " + emptyName + " || goto failed")
-		add("imgfree")
+		lines = append(lines, "imgfetch "+emptyName+" || goto failed", "imgfree")
 	}
-	add("imgfetch " + absentName + " && goto failed ||")
-	add("echo " + marker)
+	lines = append(lines, "imgfetch "+absentName+" && goto failed ||", "echo "+marker)
 	if i.memtest != "" {
-		add("kernel " + i.memtest + " console=ttyS0,115200 && boot")
+		lines = append(lines, "kernel "+i.memtest+" console=ttyS0,115200 && boot")
 	}
-	add("shell")
-	add(":failed")
-	add("echo " + failure)
-	add("shell")
-	return strings.Join(lines, "\n") + "\n"
+	return strings.Join(append(lines, "shell", ":failed", "echo "+failure, "shell", ""), "\n")
 }
 
 func (i ipxe) check(b *boot) {

@@ -9,92 +9,108 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"testing"
 )
 
 // machine is an emulated computer with its firmware.
 type machine struct {
 	name     string
-	packages []string // that the firmware is of
+	packages []string // the firmware is of
 	emulator string
 	args     []string
-	flash    [2]string // the firmware and the template of its variables, where it has such
+	flash    flash
 }
+
+// flash is firmware in a chip of its own, and the variables that it begins with; both are empty
+// where the firmware is none of that kind.
+type flash struct{ code, variables string }
 
 const (
 	x86   = "qemu-system-x86_64"
 	arm64 = "qemu-system-aarch64"
 )
 
-// card is a network card without a ROM: the firmware has a driver and a TFTP client of its own.
-const card = "virtio-net-pci,netdev=net0,romfile=,bootindex=0"
+// Network cards without a ROM, so that the firmware's own driver and TFTP work.
+const (
+	virtio = "virtio-net-pci,netdev=net0,romfile=,bootindex=0"
+	e1000  = "e1000,netdev=net0,romfile="
+)
 
-// With one processor and little memory they boot soonest: QEMU translates every instruction.
+// Arguments of several machines. QEMU translates every instruction, so that a machine with one
+// processor and little memory boots soonest.
 var (
-	// iPXE is in the ROM of QEMU's network cards. Without graphics all print on the serial line.
+	// OVMF's network takes random numbers from a device, and memtest86+ needs a screen.
+	ovmfArgs = []string{"-machine", "q35", "-m", "512", "-vga", "std",
+		"-device", "virtio-rng-pci", "-device", virtio}
+	ovmfFlash = flash{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"}
+
+	ubootARM64Args = []string{"-machine", "virt", "-cpu", "cortex-a57", "-m", "256",
+		"-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin"}
+)
+
+var (
+	// iPXE is in the ROM of QEMU's network cards. Without graphics all goes to the serial line.
 	seabios = &machine{
 		name: "SeaBIOS with an iPXE ROM", packages: []string{"seabios", "ipxe-qemu"}, emulator: x86,
-		args: []string{"-machine", "pc,graphics=off", "-m", "256", "-boot", "n", "-device", "virtio-net-pci,netdev=net0"},
+		args: []string{"-machine", "pc,graphics=off", "-m", "256", "-boot", "n",
+			"-device", "virtio-net-pci,netdev=net0"},
 	}
 	ovmf = &machine{
-		name: "OVMF", packages: []string{"ovmf"}, emulator: x86, flash: ovmfFlash,
-		args: ovmfArgs,
+		name: "OVMF", packages: []string{"ovmf"}, emulator: x86, args: ovmfArgs, flash: ovmfFlash,
 	}
 	ovmfIPv6 = &machine{
 		name: "OVMF over IPv6", packages: []string{"ovmf"}, emulator: x86, flash: ovmfFlash,
-		args: append([]string{"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"}, ovmfArgs...),
+		args: slices.Concat(ovmfArgs, []string{"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"}),
 	}
 	ovmfSecure = &machine{
 		name: "OVMF with Secure Boot", packages: []string{"ovmf"}, emulator: x86,
-		flash: [2]string{"OVMF/OVMF_CODE_4M.ms.fd", "OVMF/OVMF_VARS_4M.ms.fd"},
-		args: append([]string{"-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on",
-			"-global", "ICH9-LPC.disable_s3=1"}, ovmfArgs...),
+		flash: flash{"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"},
+		args: slices.Concat(ovmfArgs, []string{"-machine", "smm=on", "-global", "ICH9-LPC.disable_s3=1",
+			"-global", "driver=cfi.pflash01,property=secure,value=on"}),
 	}
-	ubootX86 = &machine{
-		name: "U-Boot x86, e1000", packages: []string{"u-boot-qemu"}, emulator: x86,
-		args: []string{"-machine", "pc", "-m", "256", "-bios", "/usr/lib/u-boot/qemu-x86/u-boot.rom", "-device", "e1000,netdev=net0,romfile="},
-	}
+	// AAVMF's network takes random numbers from the processor alone, and this one has them.
 	aavmf = &machine{
 		name: "AAVMF", packages: []string{"qemu-efi-aarch64"}, emulator: arm64,
-		flash: [2]string{"AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd"},
-		// Its network needs random numbers, which it takes from the processor alone.
-		args: []string{"-machine", "virt", "-cpu", "max,pauth-impdef=on", "-m", "256", "-device", card},
+		args:  []string{"-machine", "virt", "-cpu", "max,pauth-impdef=on", "-m", "256", "-device", virtio},
+		flash: flash{"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},
 	}
 	ubootARM64Virtio = &machine{
 		name: "U-Boot arm64, virtio", packages: []string{"u-boot-qemu"}, emulator: arm64,
-		args: append([]string{"-device", card}, ubootARM64Args...),
+		args: slices.Concat(ubootARM64Args, []string{"-device", virtio}),
 	}
 	ubootARM64 = &machine{
 		name: "U-Boot arm64, e1000", packages: []string{"u-boot-qemu"}, emulator: arm64,
-		args: append([]string{"-device", "e1000,netdev=net0,romfile="}, ubootARM64Args...),
+		args: slices.Concat(ubootARM64Args, []string{"-device", e1000}),
 	}
-
-	ubootARM64Args = []string{"-machine", "virt", "-cpu", "cortex-a57", "-m", "256", "-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin"}
-
-	ovmfFlash = [2]string{"OVMF/OVMF_CODE_4M.fd", "OVMF/OVMF_VARS_4M.fd"}
-	// Its network needs random numbers; memtest86+ needs a screen.
-	ovmfArgs = []string{"-machine", "q35", "-m", "512", "-vga", "std", "-device", "virtio-rng-pci", "-device", card}
+	ubootX86 = &machine{
+		name: "U-Boot x86, e1000", packages: []string{"u-boot-qemu"}, emulator: x86,
+		args: []string{"-machine", "pc", "-m", "256", "-device", e1000,
+			"-bios", "/usr/lib/u-boot/qemu-x86/u-boot.rom"},
+	}
 )
 
 // start switches the machine on, with its network card at the backend.
 func (m *machine) start(t *testing.T, n *namespace, folder, backend string) *process {
 	t.Helper()
-	args := append([]string{"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-netdev", backend}, m.args...)
-	if m.flash[0] != "" {
-		code, variables := unpacked("/usr/share/"+m.flash[0]), filepath.Join(folder, "variables")
-		copyFile(t, unpacked("/usr/share/"+m.flash[1]), variables)
-		args = append(args, "-drive", "if=pflash,format=raw,readonly=on,file="+code, "-drive", "if=pflash,format=raw,file="+variables)
+	args := slices.Concat(m.args, []string{"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
+		"-netdev", backend})
+	if m.flash.code != "" {
+		variables := filepath.Join(folder, "variables")
+		copyFile(t, unpacked(m.flash.variables), variables)
+		args = append(args, "-drive", "if=pflash,format=raw,readonly=on,file="+unpacked(m.flash.code),
+			"-drive", "if=pflash,format=raw,file="+variables)
 	}
 	return n.start(t, m.emulator, args...)
 }
 
-// unpacked is where a file of a package is that .ci/packages unpacks and does not install.
+// unpacked is where a file is that is of a package which .ci/packages unpacks and does not install.
 func unpacked(path string) string {
 	cache, _ := os.UserCacheDir()
 	return filepath.Join(cache, "flytftp-firmware", path)
 }
 
-// version is that of a Debian package, "" if it is missing.
+// version is the version of a Debian package that is unpacked or installed, empty if it is neither.
 func version(pkg string) string {
 	if changelog, err := os.Open(unpacked("/usr/share/doc/" + pkg + "/changelog.Debian.gz")); err == nil {
 		defer changelog.Close()

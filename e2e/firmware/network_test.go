@@ -3,7 +3,6 @@
 package firmware
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -22,17 +21,20 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// The network of a boot: addresses of documentation, one machine.
+// The addresses of RFC 5737 and RFC 3849 are for documentation: they lead nowhere.
 const (
 	serverAddr  = "192.0.2.1"
-	serverAddr6 = "2001:db8::1"
 	guestAddr   = "192.0.2.100"
-	guestMAC    = "52:54:00:12:34:56"
+	serverAddr6 = "2001:db8::1"
+	guestRange6 = "2001:db8::100,2001:db8::1ff"
 	tapName     = "tap0"
 )
 
-// namespace is a network of its own. It goes when the test is over, and with it the processes
-// that it started.
+// patience bounds the start of a program, for a machine that has other work.
+const patience = 30 * time.Second
+
+// namespace is a network of its own. The end of the test ends it, and with it the programs that
+// were started there.
 type namespace struct{ work chan func() }
 
 func newNamespace(t *testing.T) *namespace {
@@ -40,7 +42,7 @@ func newNamespace(t *testing.T) *namespace {
 	n := &namespace{work: make(chan func())}
 	made := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: nothing else gets the thread
+		runtime.LockOSThread() // for good, so that the thread ends with this function
 		made <- unix.Unshare(unix.CLONE_NEWNET)
 		for f := range n.work {
 			f()
@@ -51,17 +53,16 @@ func newNamespace(t *testing.T) *namespace {
 	return n
 }
 
-// do runs f in the namespace. A process that f starts belongs to the namespace.
+// do runs f in the namespace. What f starts or opens belongs to the namespace.
 func (n *namespace) do(f func() error) error {
 	result := make(chan error)
 	n.work <- func() { result <- f() }
 	return <-result
 }
 
-// openTap creates the network's only interface and gives it the addresses of the server.
-func (n *namespace) openTap(t *testing.T) *os.File {
+// openTap creates the only interface of the namespace and gives it the addresses of the server.
+func (n *namespace) openTap(t *testing.T) (tap *os.File) {
 	t.Helper()
-	var tap *os.File
 	testkit.Must(t, n.do(func() error {
 		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		if err != nil {
@@ -75,7 +76,7 @@ func (n *namespace) openTap(t *testing.T) *os.File {
 		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 			return fmt.Errorf("TUNSETIFF: %w", err)
 		}
-		tap = os.NewFile(uintptr(fd), tapName) // only a tap that has its name can be waited for
+		tap = os.NewFile(uintptr(fd), tapName) // not before: a nameless tap cannot be polled
 		for _, args := range []string{
 			"link set lo up",
 			"link set " + tapName + " up",
@@ -88,7 +89,6 @@ func (n *namespace) openTap(t *testing.T) *os.File {
 		}
 		return nil
 	}))
-	t.Cleanup(func() { tap.Close() })
 	return tap
 }
 
@@ -98,105 +98,105 @@ type process struct {
 	stdin io.WriteCloser
 	ended chan struct{}
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
 	output  strings.Builder
 	changed chan struct{} // closed and replaced with each piece of output
 }
 
-// start starts a program in the namespace, with its output in one text. The end of the test kills
-// it.
-func (n *namespace) start(t *testing.T, path string, args ...string) *process {
+// start starts a program in the namespace. The end of the test kills it.
+func (n *namespace) start(t *testing.T, name string, args ...string) *process {
 	t.Helper()
-	cmd := exec.Command(path, args...)
+	p := &process{name: name, ended: make(chan struct{}), changed: make(chan struct{})}
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = p, p
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	p := &process{name: path, ended: make(chan struct{}), changed: make(chan struct{})}
-	output, into, err := os.Pipe()
-	testkit.Must(t, err)
-	cmd.Stdout, cmd.Stderr = into, into
+	var err error
 	p.stdin, err = cmd.StdinPipe()
 	testkit.Must(t, err)
 	testkit.Must(t, n.do(cmd.Start))
-	into.Close()
+	go func() {
+		defer close(p.ended)
+		cmd.Wait()
+	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		<-p.ended
 	})
-	go func() {
-		defer close(p.ended)
-		defer output.Close()
-		buffered := bufio.NewReader(output)
-		b := make([]byte, 4096)
-		for {
-			count, err := buffered.Read(b)
-			p.mu.Lock()
-			p.output.Write(b[:count])
-			close(p.changed)
-			p.changed = make(chan struct{})
-			p.mu.Unlock()
-			if err != nil {
-				break
-			}
-		}
-		cmd.Wait()
-	}()
 	return p
 }
 
+// Write keeps a piece of output.
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.changed)
+	p.changed = make(chan struct{})
+	return p.output.Write(b)
+}
+
 // text returns the output so far, and what is closed when there is more.
-func (p *process) text() (string, <-chan struct{}) {
+func (p *process) text() (output string, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.output.String(), p.changed
 }
 
-// await waits until the output holds one of the texts beyond its first bytes. It returns that
-// text and the length of the output up to its end.
+// await waits until the plain output holds one of the texts, from a place on. It returns that text
+// and the place behind it.
 func (p *process) await(ctx context.Context, from int, wanted ...string) (found string, end int, err error) {
-	for {
-		raw, changed := p.text()
-		output := plain(raw)
+	for over := false; ; {
+		output, changed := p.text()
+		output = plain(output)
 		for _, text := range wanted {
 			if at := strings.Index(output[min(from, len(output)):], text); at >= 0 {
 				return text, from + at + len(text), nil
 			}
 		}
+		if over {
+			return "", 0, fmt.Errorf("%s ended without %q", p.name, wanted)
+		}
 		select {
 		case <-changed:
 		case <-p.ended:
-			return "", 0, fmt.Errorf("%s ended without %q", p.name, wanted)
+			over = true
 		case <-ctx.Done():
 			return "", 0, fmt.Errorf("%s: no %q in time", p.name, wanted)
 		}
 	}
 }
 
-// controls are what a text has for a terminal alone.
+// controls are what is for the terminal alone in a text.
 var controls = regexp.MustCompile("\x1b\\[[0-9;?=]*[A-Za-z]|[\x00-\x08\x0b-\x1a]")
 
 func plain(text string) string { return controls.ReplaceAllString(text, "") }
 
-// startServer starts flytftp on port 69 with its default options but for args.
+// startServer starts the server on port 69, with its default options but for args.
 func (n *namespace) startServer(t *testing.T, root string, args ...string) *process {
 	t.Helper()
 	server := n.start(t, program, append([]string{"-root", root}, args...)...)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	_, _, err := server.await(ctx, 0, "serving ")
-	testkit.Must(t, err)
+	server.awaitStart(t, "serving ")
 	return server
 }
 
-// startDHCP starts dnsmasq as a DHCP server, and nothing else: its DNS and its TFTP are off.
+// startDHCP starts dnsmasq as a DHCP server. Its DNS and its TFTP are off.
 func (n *namespace) startDHCP(t *testing.T, folder string, args ...string) *process {
 	t.Helper()
 	dhcp := n.start(t, "dnsmasq", append([]string{
-		"--conf-file=/dev/null", "--keep-in-foreground", "--log-facility=-", "--log-dhcp", "--user=root",
-		"--port=0", "--interface=" + tapName, "--pid-file=", "--dhcp-leasefile=" + folder + "/leases",
-		"--no-ping", "--dhcp-authoritative", "--dhcp-range=" + guestAddr + "," + guestAddr + ",255.255.255.0,1h",
+		"--conf-file=/dev/null", "--keep-in-foreground", "--log-facility=-", "--log-dhcp",
+		"--user=root", "--pid-file=", "--port=0", "--interface=" + tapName,
+		"--dhcp-authoritative", "--no-ping", "--dhcp-leasefile=" + folder + "/leases",
+		"--dhcp-range=" + guestAddr + "," + guestAddr + ",255.255.255.0",
 	}, args...)...)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	_, _, err := dhcp.await(ctx, 0, "DHCP, IP range")
-	testkit.Must(t, err)
+	dhcp.awaitStart(t, "DHCP, IP range")
 	return dhcp
+}
+
+func (p *process) awaitStart(t *testing.T, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, _, err := p.await(ctx, 0, text); err != nil {
+		output, _ := p.text()
+		t.Fatalf("%v\n%s", err, output)
+	}
 }

@@ -10,16 +10,12 @@ import (
 )
 
 var (
-	pxelinux    = syslinux("/usr/lib/PXELINUX/pxelinux.0", "bios", "ldlinux.c32", "pxelinux")
-	lpxelinux   = syslinux("/usr/lib/PXELINUX/lpxelinux.0", "bios", "ldlinux.c32", "pxelinux")
-	syslinuxEFI = syslinux("/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi", "efi64", "ldlinux.e64", "syslinux-efi")
+	pxelinux    = syslinux("pxelinux", "/usr/lib/PXELINUX/pxelinux.0", "bios", "ldlinux.c32")
+	lpxelinux   = syslinux("pxelinux", "/usr/lib/PXELINUX/lpxelinux.0", "bios", "ldlinux.c32")
+	syslinuxEFI = syslinux("syslinux-efi", "/usr/lib/SYSLINUX.EFI/efi64/syslinux.efi", "efi64", "ldlinux.e64")
 )
 
-// anyName lets the server serve names without an extension, such as those of PXELINUX's
-// configuration files.
-var anyName = []string{"-allow", "*"}
-
-// syslinuxMenu is a menu of three entries. The programs of the first two end in a prompt.
+// syslinuxMenu has three entries. The first two leave for the prompt.
 const syslinuxMenu = `UI menu.c32
 MENU TITLE The menu
 LABEL absent
@@ -35,28 +31,27 @@ INITRD ` + bigName + `
 APPEND console=ttyS0,115200
 `
 
-// syslinux makes a loader of one of the family: it shows a menu and starts a memory test, with
-// the big file as its initial RAM disk.
-func syslinux(program, modules, core, pkg string) *loader {
+// syslinux makes a loader of one of the family. It shows a menu, and starts a memory test with the
+// big file as its initial RAM disk.
+func syslinux(pkg, program, modules, core string) *loader {
 	name := filepath.Base(program)
 	return &loader{
 		name:     name,
 		packages: []string{pkg, "syslinux-common", "memtest86+"},
 		dhcp:     bootFile(name),
-		server:   anyName,
 		serve: func(t *testing.T, root string, bigSize int) {
 			serveCommon(t, root, bigSize)
 			copyFile(t, program, root+"/"+name)
 			for _, module := range []string{core, "menu.c32", "cat.c32", "libutil.c32", "libcom32.c32"} {
 				copyFile(t, "/usr/lib/syslinux/modules/"+modules+"/"+module, root+"/"+module)
 			}
-			copyFile(t, "/boot/memtest86+x64.bin", root+"/memtest.bin")
+			copyFile(t, "/boot/"+memtestBIOS, root+"/memtest.bin")
 			testkit.WriteFile(t, root+"/pxelinux.cfg/default", []byte(syslinuxMenu))
 		},
 		check: func(b *boot) {
 			b.t.Helper()
 			b.sees("The menu")
-			b.types("a\r") // the key of an entry, and that it is meant
+			b.types("a\r") // choose the entry, and start it
 			b.sees("file not found")
 			b.sees("boot:")
 			b.types("empty\r")

@@ -15,7 +15,7 @@ import (
 	"flytftp/internal/testkit"
 )
 
-// page has the tables of what booted, each below a heading of its own, which -update writes.
+// page has the tables of what booted, each below a heading of its own. -update writes them.
 const (
 	page            = "../../docs/firmware.md"
 	lanHeading      = "## Booted"
@@ -23,8 +23,7 @@ const (
 	versionsHeading = "## Versions"
 )
 
-// The first columns of a row say what was asked for; those after them were measured and are not
-// compared.
+// The first columns of a row say what was asked for and are compared. The others were measured.
 const (
 	lanComparedColumns = 4
 	farComparedColumns = 3
@@ -58,15 +57,15 @@ func compareRows(t *testing.T, heading string, rows [][]string, columns int, com
 }
 
 // find returns the result of a chain in a setting, nil if there is none.
-func find(results []*result, c *chain, settingName string) *result {
-	i := slices.IndexFunc(results, func(r *result) bool { return r.chain == c && r.setting.name == settingName })
+func find(results []*result, c *chain, s setting) *result {
+	i := slices.IndexFunc(results, func(r *result) bool { return r.chain == c && r.setting.name == s.name })
 	if i < 0 {
 		return nil
 	}
 	return results[i]
 }
 
-// measured returns the transfers of the file that is measured, with the options of each.
+// measured returns the transfers of the file that is measured.
 func (r *result) measured() (transfers []*transfer) {
 	name := bigName
 	if r.chain.loader.big != "" {
@@ -80,7 +79,7 @@ func (r *result) measured() (transfers []*transfer) {
 	return transfers
 }
 
-// firstAsked is how the firmware asked for the first file, each of its tries.
+// firstAsked is how the firmware asked for its first file, once for each way it tried.
 func (r *result) firstAsked() string {
 	var asked []string
 	for _, tr := range r.transfers {
@@ -88,38 +87,35 @@ func (r *result) firstAsked() string {
 			asked = append(asked, options)
 		}
 	}
-	return strings.Join(asked, ", then ")
+	return strings.Join(asked, ", ")
 }
 
 func lanTable(results []*result) (rows [][]string) {
 	for _, c := range chains {
-		r := find(results, c, lan.name)
+		r := find(results, c, lan)
 		if r == nil {
 			continue
 		}
 		for _, tr := range r.measured() {
-			took := tr.ended.Sub(tr.began)
 			size := float64(len(tr.content)) / 1e6
 			rows = append(rows, []string{c.machine.name, c.loader.name, r.firstAsked(), code(tr.options),
-				fmt.Sprintf("%.1f", size), seconds(took), fmt.Sprintf("%.1f", size/took.Seconds()), fmt.Sprintf("%.0f", r.took.Seconds())})
+				decimal(size), decimal(tr.took().Seconds()), decimal(size / tr.took().Seconds()), whole(r.took)})
 		}
 	}
 	return rows
 }
 
+// farTable has a row for each transfer that was measured with and without -ahead 1.
 func farTable(results []*result) (rows [][]string) {
 	for _, c := range chains {
-		lockStep, r := find(results, c, farLockStep.name), find(results, c, far.name)
-		if r == nil {
+		slow, r := find(results, c, farLockStep), find(results, c, far)
+		if slow == nil || r == nil {
 			continue
 		}
+		before := slow.measured()
 		for i, tr := range r.measured() {
-			row := []string{c.machine.name, c.loader.name, code(tr.options), "-", seconds(tr.ended.Sub(tr.began)), "-", fmt.Sprintf("%.0f", r.took.Seconds())}
-			if lockStep != nil {
-				slow := lockStep.measured()[i]
-				row[3], row[5] = seconds(slow.ended.Sub(slow.began)), fmt.Sprintf("%.0f", lockStep.took.Seconds())
-			}
-			rows = append(rows, row)
+			rows = append(rows, []string{c.machine.name, c.loader.name, code(tr.options),
+				decimal(before[i].took().Seconds()), decimal(tr.took().Seconds()), whole(slow.took), whole(r.took)})
 		}
 	}
 	return rows
@@ -127,19 +123,25 @@ func farTable(results []*result) (rows [][]string) {
 
 func code(options string) string { return "`" + options + "`" }
 
-func seconds(d time.Duration) string { return fmt.Sprintf("%.1f", d.Seconds()) }
+func decimal(n float64) string { return fmt.Sprintf("%.1f", n) }
+
+func whole(d time.Duration) string { return fmt.Sprintf("%.0f", d.Seconds()) }
 
 // writeTables replaces the sections that are tables.
 func writeTables(t *testing.T, lanRows, farRows [][]string) {
 	t.Helper()
 	text := testkit.ReadText(t, page)
-	date := fmt.Sprintf("Written by the tests on %s, with QEMU %s without KVM on %d processors.\n\n",
-		time.Now().Format("2006-01-02"), version("qemu-system-x86"), runtime.NumCPU())
-	text = replaceSection(t, text, lanHeading, date+table(lanRows, "Machine", "Boots", "It asks first with", "Then for a file with",
-		"MB", "s", "MB/s", "Booted after s"))
-	text = replaceSection(t, text, farHeading, date+table(farRows, "Machine", "Boots", "1 MiB, asked for with",
-		"`-ahead 1`: s", "Default: s", "`-ahead 1`: booted after s", "Default: booted after s"))
-	text = replaceSection(t, text, versionsHeading, date+table(versionRows(), "Debian package", "Version"))
+	date := fmt.Sprintf("Written by the tests on %s, with QEMU %s on %d processors, without KVM.\n\n",
+		time.Now().Format(time.DateOnly), version("qemu-system-x86"), runtime.NumCPU())
+	for heading, section := range map[string]string{
+		lanHeading: table(lanRows, "Machine", "Boots", "First asks with", "Asks for a file with",
+			"MB", "s", "MB/s", "Booted after s"),
+		farHeading: table(farRows, "Machine", "Boots", "Asks for 1 MiB with",
+			"`-ahead 1`, s", "Default, s", "`-ahead 1`, booted after s", "Default, booted after s"),
+		versionsHeading: table(versionRows(), "Debian package", "Version"),
+	} {
+		text = replaceSection(t, text, heading, date+section)
+	}
 	testkit.Must(t, os.WriteFile(page, []byte(text), 0o644))
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 )
 
@@ -22,48 +23,43 @@ const (
 
 const portTFTP = 69
 
-// datagram is a UDP datagram to or from the server's TFTP port.
+// datagram is a UDP datagram to or from the server's port of TFTP.
 type datagram struct {
 	client     netip.AddrPort
 	fromServer bool
-	payload    []byte
+	payload    []byte // of two bytes or more
 }
 
-// parseDatagram finds the datagram in an Ethernet frame. Fragments are not looked into: nothing
-// here may cause any.
+// parseDatagram finds the datagram in an Ethernet frame. It leaves fragments aside: nothing here
+// may cause any.
 func parseDatagram(frame []byte) (d datagram, ok bool) {
+	const udp = 17
 	if len(frame) < 14+20 {
 		return d, false
 	}
 	var source, target netip.Addr
-	var udp []byte
 	packet := frame[14:]
-	switch binary.BigEndian.Uint16(frame[12:]) {
-	case 0x0800:
-		length := int(packet[0]&15) * 4
-		if packet[9] != 17 || len(packet) < length {
-			return d, false
-		}
-		source, target = netip.AddrFrom4([4]byte(packet[12:16])), netip.AddrFrom4([4]byte(packet[16:20]))
-		udp = packet[length:]
-	case 0x86dd:
-		if len(packet) < 40 || packet[6] != 17 {
-			return d, false
-		}
-		source, target = netip.AddrFrom16([16]byte(packet[8:24])), netip.AddrFrom16([16]byte(packet[24:40]))
-		udp = packet[40:]
+	switch kind := binary.BigEndian.Uint16(frame[12:]); {
+	case kind == 0x0800 && packet[9] == udp:
+		source, _ = netip.AddrFromSlice(packet[12:16])
+		target, _ = netip.AddrFromSlice(packet[16:20])
+		packet = packet[min(int(packet[0]&15)*4, len(packet)):]
+	case kind == 0x86dd && len(packet) >= 40 && packet[6] == udp:
+		source, _ = netip.AddrFromSlice(packet[8:24])
+		target, _ = netip.AddrFromSlice(packet[24:40])
+		packet = packet[40:]
 	default:
 		return d, false
 	}
-	if len(udp) < 8 {
+	if len(packet) < 8 {
 		return d, false
 	}
-	from, to := binary.BigEndian.Uint16(udp), binary.BigEndian.Uint16(udp[2:])
-	size := int(binary.BigEndian.Uint16(udp[4:]))
-	if from != portTFTP && to != portTFTP || size < 8+2 || size > len(udp) {
+	from, to := binary.BigEndian.Uint16(packet), binary.BigEndian.Uint16(packet[2:])
+	size := int(binary.BigEndian.Uint16(packet[4:]))
+	if from != portTFTP && to != portTFTP || size < 8+2 || size > len(packet) {
 		return d, false
 	}
-	d = datagram{client: netip.AddrPortFrom(source, from), payload: udp[8:size]}
+	d = datagram{client: netip.AddrPortFrom(source, from), payload: packet[8:size]}
 	if from == portTFTP {
 		d.client, d.fromServer = netip.AddrPortFrom(target, to), true
 	}
@@ -73,75 +69,94 @@ func parseDatagram(frame []byte) (d datagram, ok bool) {
 // transfer is one request and what came of it, as the client sees it.
 type transfer struct {
 	name    string
-	options string // as asked, "blksize=1432 tsize=0"
-	granted string
+	options string // as asked: "blksize=1432 tsize=0"
 	began   time.Time
-	ended   time.Time // when the last block was acknowledged, or an ERROR came; zero until then
+	ended   time.Time // when it acknowledged the last block, or an ERROR came; zero until then
 	content []byte
 	again   int    // blocks that reached the client more than once
-	failure string // of the ERROR that ended it, of either side: "1 File not found"
+	failure string // code and text of the ERROR that ended it, from either side
 
 	blockSize int
 	seen      map[int]bool // blocks, from 1
 	latest    int          // block
-	last      int          // the short block, 0 while none came
+	last      int          // the short block, 0 until it came
 }
 
-// delivered tells whether every block reached the client.
-func (tr *transfer) delivered() bool { return tr.last > 0 && len(tr.seen) == tr.last }
+// closedByGRUB ends a transfer that brought as much as tsize said, or an empty one: GRUB does not
+// wait for the last block.
+const closedByGRUB = "0 closed"
 
-// complete tells whether the client was satisfied.
+// complete tells whether the client had what it wanted.
 func (tr *transfer) complete() bool {
 	return !tr.ended.IsZero() && (tr.failure == "" || tr.failure == closedByGRUB)
 }
 
-// closedByGRUB ends a transfer that has as many bytes as tsize said, or none, before its last
-// block is acknowledged.
-const closedByGRUB = "0 closed"
+func (tr *transfer) took() time.Duration { return tr.ended.Sub(tr.began) }
 
-// traffic is what clients and server said to each other.
+// String is a line about the transfer.
+func (tr *transfer) String() string {
+	outcome := fmt.Sprintf("%d bytes in %v, %d blocks came again",
+		len(tr.content), tr.took().Round(time.Millisecond), tr.again)
+	switch {
+	case tr.ended.IsZero():
+		outcome = fmt.Sprintf("%d bytes without an end", len(tr.content))
+	case !tr.complete():
+		outcome = "ERROR " + tr.failure
+	}
+	return fmt.Sprintf("%s (%s): %s", tr.name, tr.options, outcome)
+}
+
+// traffic is what the clients and the server said to each other.
 type traffic struct {
 	all     []*transfer
 	current map[netip.AddrPort]*transfer
 }
 
-func newTraffic() *traffic { return &traffic{current: make(map[netip.AddrPort]*transfer)} }
-
 func (tf *traffic) add(now time.Time, d datagram) {
-	operation, tr := binary.BigEndian.Uint16(d.payload), tf.current[d.client]
+	tr := tf.current[d.client]
+	operation := binary.BigEndian.Uint16(d.payload)
 	switch {
 	case operation == opRRQ && !d.fromServer:
-		name, options := parseRequest(d.payload)
-		if tr != nil && tr.name == name && tr.options == options && len(tr.seen) == 0 && tr.ended.IsZero() {
-			return // sent again
-		}
-		tr = &transfer{name: name, options: options, began: now, blockSize: 512, seen: make(map[int]bool)}
-		tf.all = append(tf.all, tr)
-		tf.current[d.client] = tr
-	case tr == nil || len(d.payload) < 4 && operation != opOACK:
-	case operation == opERROR && tr.ended.IsZero():
+		tf.request(now, d)
+	case tr == nil || len(d.payload) < 4 || !tr.ended.IsZero():
+	case operation == opERROR:
 		text, _, _ := strings.Cut(string(d.payload[4:]), "\x00")
-		tr.ended, tr.failure = now, string('0'+rune(d.payload[3]))+" "+text
+		tr.ended, tr.failure = now, fmt.Sprintf("%d %s", d.payload[3], text)
 	case operation == opOACK && d.fromServer:
-		tr.granted = joinOptions(strings.Split(string(d.payload[2:]), "\x00"))
-		for _, option := range strings.Fields(tr.granted) {
-			if text, ok := strings.CutPrefix(option, "blksize="); ok {
-				tr.blockSize, _ = strconv.Atoi(text)
+		for _, option := range strings.Fields(joinOptions(d.payload[2:])) {
+			if size, ok := strings.CutPrefix(option, "blksize="); ok {
+				tr.blockSize, _ = strconv.Atoi(size)
 			}
 		}
 	case operation == opDATA && d.fromServer:
 		tr.data(tr.number(d.payload), d.payload[4:])
-	case operation == opACK && !d.fromServer && tr.last > 0 && tr.ended.IsZero():
+	case operation == opACK && !d.fromServer:
 		// iPXE acknowledges the only block of an empty file with ACK 0.
-		if n := tr.number(d.payload); n == tr.last || len(tr.content) == 0 {
-			if tr.delivered() {
-				tr.ended = now
-			}
+		last := tr.number(d.payload) == tr.last || len(tr.content) == 0
+		if last && tr.last > 0 && len(tr.seen) == tr.last {
+			tr.ended = now
 		}
 	}
 }
 
-// number is the number of a block beyond the 16 bits of the datagram.
+// request begins a transfer, unless the client repeats a request that was not answered with DATA.
+func (tf *traffic) request(now time.Time, d datagram) {
+	name, options, _ := strings.Cut(string(d.payload[2:]), "\x00")
+	_, options, _ = strings.Cut(options, "\x00") // after the mode
+	asked := &transfer{name: name, options: joinOptions([]byte(options)), began: now,
+		blockSize: 512, seen: make(map[int]bool)}
+	tr := tf.current[d.client]
+	if tr != nil && tr.name == name && tr.options == asked.options && len(tr.seen) == 0 && tr.ended.IsZero() {
+		return
+	}
+	if tf.current == nil {
+		tf.current = make(map[netip.AddrPort]*transfer)
+	}
+	tf.current[d.client] = asked
+	tf.all = append(tf.all, asked)
+}
+
+// number is the number of a block, beyond the 16 bits that a datagram has for it.
 func (tr *transfer) number(payload []byte) int {
 	return tr.latest + int(int16(binary.BigEndian.Uint16(payload[2:])-uint16(tr.latest)))
 }
@@ -157,8 +172,8 @@ func (tr *transfer) data(block int, b []byte) {
 	tr.seen[block] = true
 	tr.latest = max(tr.latest, block)
 	at := (block - 1) * tr.blockSize
-	if short := at + len(b) - len(tr.content); short > 0 {
-		tr.content = append(tr.content, make([]byte, short)...)
+	if missing := at + len(b) - len(tr.content); missing > 0 {
+		tr.content = append(tr.content, make([]byte, missing)...)
 	}
 	copy(tr.content[at:], b)
 	if len(b) < tr.blockSize {
@@ -166,16 +181,9 @@ func (tr *transfer) data(block int, b []byte) {
 	}
 }
 
-// parseRequest returns the name and the options of an RRQ, "name=value" each, in their order.
-func parseRequest(payload []byte) (name, options string) {
-	fields := strings.Split(string(payload[2:]), "\x00")
-	if len(fields) < 3 {
-		return fields[0], ""
-	}
-	return fields[0], joinOptions(fields[2:])
-}
-
-func joinOptions(fields []string) string {
+// joinOptions returns names and values, each followed by a NUL, as "name=value name=value".
+func joinOptions(b []byte) string {
+	fields := strings.Split(string(b), "\x00")
 	var options []string
 	for i := 0; i+1 < len(fields); i += 2 {
 		options = append(options, fields[i]+"="+fields[i+1])
@@ -183,14 +191,36 @@ func joinOptions(fields []string) string {
 	return strings.Join(options, " ")
 }
 
-// String is a line about the transfer.
-func (tr *transfer) String() string {
-	what := fmt.Sprintf("%s (%s): ", tr.name, tr.options)
-	switch {
-	case !tr.complete() && tr.failure != "":
-		return what + "ERROR " + tr.failure
-	case tr.ended.IsZero():
-		return what + fmt.Sprintf("%d bytes, no end", len(tr.content))
+// A transfer is complete when each block came, in any order, and the last is acknowledged.
+func TestTraffic(t *testing.T) {
+	client := netip.MustParseAddrPort(guestAddr + ":2000")
+	says := func(payload string) datagram { return datagram{client: client, payload: []byte(payload)} }
+	hears := func(payload string) datagram {
+		return datagram{client: client, fromServer: true, payload: []byte(payload)}
 	}
-	return what + fmt.Sprintf("%d bytes in %v, %d blocks came again", len(tr.content), tr.ended.Sub(tr.began).Round(time.Millisecond), tr.again)
+	rrq := says("\x00\x01a\x00octet\x00blksize\x008\x00tsize\x000\x00")
+	oack := hears("\x00\x06blksize\x008\x00tsize\x0010\x00")
+	first, second := hears("\x00\x03\x00\x0112345678"), hears("\x00\x03\x00\x0290")
+	ack := says("\x00\x04\x00\x02")
+	for _, c := range []struct {
+		what      string
+		datagrams []datagram
+		want      string
+	}{
+		{"whole", []datagram{rrq, rrq, oack, first, second, ack}, "10 bytes in 1s, 0 blocks came again"},
+		{"out of order", []datagram{rrq, oack, second, first, first, ack}, "10 bytes in 1s, 1 blocks came again"},
+		{"a gap", []datagram{rrq, oack, second, ack}, "10 bytes without an end"},
+		{"not acknowledged", []datagram{rrq, oack, first, second}, "10 bytes without an end"},
+		{"refused", []datagram{rrq, hears("\x00\x05\x00\x01File not found\x00")}, "ERROR 1 File not found"},
+		{"closed by GRUB", []datagram{rrq, oack, first, second, says("\x00\x05\x00\x00closed\x00")},
+			"10 bytes in 1s, 0 blocks came again"},
+	} {
+		var tf traffic
+		for i, d := range c.datagrams {
+			tf.add(time.Unix(int64(i/(len(c.datagrams)-1)), 0), d)
+		}
+		if got, want := tf.all[0].String(), "a (blksize=8 tsize=0): "+c.want; len(tf.all) != 1 || got != want {
+			t.Errorf("%s: %d transfers, %s; want %s", c.what, len(tf.all), got, want)
+		}
+	}
 }

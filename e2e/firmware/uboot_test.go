@@ -5,7 +5,6 @@ package firmware
 import (
 	"fmt"
 	"hash/crc32"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -18,37 +17,41 @@ var (
 	ubootWindows    = uboot("1", "8", "64")
 )
 
-// uboot makes a loader of the script that U-Boot asks for by itself. It fetches the big file once
-// with each size of a window.
-func uboot(windows ...string) *loader {
+const ubootName = "boot.scr.uimg"
+
+// uboot makes a loader of the script that U-Boot asks for by itself. The script fetches the big
+// file once with each windowsize, and shows its CRC-32.
+func uboot(windowSizes ...string) *loader {
 	return &loader{
-		name: "boot.scr.uimg",
-		dhcp: bootFile("boot.scr.uimg"),
+		name: ubootName,
+		dhcp: bootFile(ubootName),
 		serve: func(t *testing.T, root string, bigSize int) {
 			serveCommon(t, root, bigSize)
-			testkit.WriteFile(t, root+"/boot.cmd", []byte(`setenv autoload no
-for w in `+strings.Join(windows, " ")+`; do
-	setenv tftpwindowsize ${w}
-	tftpboot ${kernel_addr_r} `+bigName+` && crc32 ${kernel_addr_r} ${filesize} || echo `+failure+`
-done
-tftpboot ${kernel_addr_r} `+emptyName+` || echo `+failure+`
-if tftpboot ${kernel_addr_r} `+absentName+`; then echo `+failure+`; fi
-echo `+marker+`
-`))
-			mkimage := exec.Command("mkimage", "-T", "script", "-C", "none", "-d", root+"/boot.cmd", root+"/boot.scr.uimg")
-			if out, err := mkimage.CombinedOutput(); err != nil {
-				t.Fatalf("%v\n%s", err, out)
-			}
+			commands := root + "/commands"
+			testkit.WriteFile(t, commands, []byte(ubootScript(windowSizes)))
+			run(t, "mkimage", "-T", "script", "-C", "none", "-d", commands, root+"/"+ubootName)
 		},
 		check: func(b *boot) {
 			b.t.Helper()
-			sum := fmt.Sprintf("==> %08x", crc32.ChecksumIEEE(testkit.Pattern(b.setting.bigSize)))
-			for range windows {
-				b.sees(sum, failure)
+			for range windowSizes {
+				b.sees(fmt.Sprintf("==> %08x", crc32.ChecksumIEEE(testkit.Pattern(b.setting.bigSize))), failure)
 			}
 			b.sees(marker, failure)
 			b.receivedCommon()
-			b.received("boot.scr.uimg")
+			b.received(ubootName)
 		},
 	}
+}
+
+func ubootScript(windowSizes []string) string {
+	fetch := "tftpboot ${kernel_addr_r} "
+	return `setenv autoload no
+for w in ` + strings.Join(windowSizes, " ") + `; do
+	setenv tftpwindowsize ${w}
+	` + fetch + bigName + ` && crc32 ${kernel_addr_r} ${filesize} || echo ` + failure + `
+done
+` + fetch + emptyName + ` || echo ` + failure + `
+if ` + fetch + absentName + `; then echo ` + failure + `; fi
+echo ` + marker + `
+`
 }
