@@ -98,8 +98,8 @@ func TestJournalSumsUp(t *testing.T) {
 		for range fewStrays {
 			j.Refused(other, "", singleport.RefusedStray)
 		}
-		j.count("denied", testClient, "file=%+q", "again") // has its line again
 		before = out.String()
+		j.count("denied", testClient, "file=%+q", "again") // has its line again
 		j.close()
 		if got, want := strings.TrimPrefix(out.String(), before), "denied file=\"again\"\nstray network=2001:db8:0:100::/56 suppressed=16 in=0s\n"; got != want {
 			t.Errorf("got %q, want %q", got, want)
