@@ -304,6 +304,9 @@ func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Ref
 	}
 }
 
+// Ended implements singleport.Observer.
+func (j *journal) Ended(error, int64) {}
+
 // Panicked implements singleport.Observer. Only the first panics are written with their stack.
 func (j *journal) Panicked(value any, stack []byte) {
 	j.mu.Lock()
