@@ -904,7 +904,8 @@ func (n *rig) checkCounts() {
 			whole++
 		}
 	}
-	if len(n.results) > 0 && (whole != n.observer.whole || c.Retransmitted > uint64(retransmits)) { // of OACKs, too
+	// Retransmits are of OACKs, too.
+	if len(n.results) > 0 && (whole != n.observer.whole || c.Retransmitted > uint64(retransmits)) {
 		n.t.Errorf("%d files are whole, with %d retransmits; %d with %d are counted", whole, retransmits, n.observer.whole, c.Retransmitted)
 	}
 }

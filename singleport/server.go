@@ -126,6 +126,9 @@ func (s *Server) Addrs() []net.Addr {
 	return addrs
 }
 
+// Stopping reports whether Shutdown was called.
+func (s *Server) Stopping() bool { return s.stopping.Load() }
+
 // Active returns the number of transfers that run.
 func (s *Server) Active() int { return int(s.active.Load()) }
 

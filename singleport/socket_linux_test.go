@@ -316,7 +316,8 @@ func TestDroppedDatagramsAreCounted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil { // the least that there is
+		const least = 1
+		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, least); err != nil {
 			t.Fatal(err)
 		}
 		client, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: s.addr().Port})

@@ -23,14 +23,14 @@ const (
 	wedgedLooks = 10
 	// stackSize, in bytes, bounds the stacks of a Wedge. The loops are among the oldest goroutines
 	// and come first.
-	stackSize = 32 << 10
+	stackSize = 16 << 10
 )
 
 // Wedge is a loop that stands still.
 type Wedge struct {
 	Loop   string   // what it does
 	Addr   net.Addr // of its socket
-	Stacks []byte   // of goroutines, the first 32 KiB
+	Stacks []byte   // of goroutines, the first 16 KiB
 }
 
 // loop is one that must turn.
