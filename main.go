@@ -61,7 +61,7 @@ func run(c *config) error {
 	// The ports come while the process may still be root: ports below 1024 need it.
 	c.limits.Sockets = takeProcessors()
 	c.limits.Observer = log
-	server, err := bind(c.listen, c.limits)
+	server, err := bind(log, c.listen, c.limits)
 	if err != nil {
 		return err
 	}
