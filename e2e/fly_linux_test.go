@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"testing"
@@ -57,18 +56,6 @@ func (m *flyMachine) start(t *testing.T, folder string) *daemon {
 	return startCommand(t, cmd)
 }
 
-// dialIn is dial from a namespace.
-func dialIn(t *testing.T, n *testkit.Namespace, addr string) *client {
-	t.Helper()
-	var conn net.Conn
-	testkit.Must(t, n.Do(func() (err error) {
-		conn, err = net.Dial("udp", addr)
-		return err
-	}))
-	t.Cleanup(func() { conn.Close() })
-	return &client{t, conn}
-}
-
 // With the variables of fly.toml, the server listens for the internet and for the private network.
 // A machine in the test network of a deploy reaches it there.
 func TestFlyMachine(t *testing.T) {
@@ -81,7 +68,7 @@ func TestFlyMachine(t *testing.T) {
 		t.Fatalf("listens at %s, want %s", d.addrs, want)
 	}
 	for _, addr := range d.addrs {
-		if content, refusal := dialIn(t, m.Namespace, addr).fetch(rrq("a.txt", "octet"), nil); string(content) != "hello" {
+		if content, refusal := dialIn(t, m.Namespace, "", addr).fetch(rrq("a.txt", "octet"), nil); string(content) != "hello" {
 			t.Errorf("%s: %q, ERROR %q", addr, content, refusal)
 		}
 	}
