@@ -125,6 +125,9 @@ func TestDiskThatHangs(t *testing.T) {
 
 			f.heal()
 			d.waitFor("disk answers ")
+			if strings.Contains(d.logged(), "\nfailed file=") {
+				t.Error("clients that were told have a second line")
+			}
 			for _, name := range []string{names[0], names[mostHanging-1]} {
 				content, refusal := dialIn(t, f.Namespace, "127.0.7.1", d.addr).fetch(rrq("disk/"+name, "octet"), nil)
 				if !bytes.Equal(content, f.content) || refusal != "" {
