@@ -230,6 +230,7 @@ func TestFlyConfig(t *testing.T) {
 	if err != nil || kill < 25*time.Second || kill > 35*time.Second || c.grace+2*time.Second >= kill || c.grace < kill-5*time.Second {
 		t.Errorf("killed after %v, %v, transfers have %v", kill, err, c.grace)
 	}
+	requireText(t, "docs/fly.md", fmt.Sprintf("`kill_timeout`, %.0f s, to end", kill.Seconds()), fmt.Sprintf("the %.0f s of `TFTP_GRACE`", c.grace.Seconds()))
 }
 
 // The check of a deploy runs the program in a machine of the same image, with the same variables.

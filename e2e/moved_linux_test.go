@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -254,6 +255,7 @@ func TestMachineGoes(t *testing.T) {
 		}
 	}
 	running.Wait()
+	documented := testkit.TableRows(testkit.ReadSection(t, "../docs/fly.md", "## When a machine goes"))
 	table := "| Client |"
 	for _, e := range events {
 		table += " " + e.name + " |"
@@ -272,6 +274,17 @@ func TestMachineGoes(t *testing.T) {
 			}
 			if o.err != nil {
 				t.Errorf("%s, %s: %v", c.name, e.name, o.err)
+			}
+			if j < 2 && o.tries > 0 {
+				row := slices.IndexFunc(documented, func(row []string) bool { return strings.HasPrefix(row[0], c.name) })
+				if row < 0 {
+					t.Fatalf("docs/fly.md has no row for %s", c.name)
+				}
+				figures := strings.Fields(documented[row][1+j]) // "13 s" or "15 to 21 s"
+				most, err := strconv.ParseFloat(figures[len(figures)-2], 64)
+				if err != nil || o.noticed.Seconds() > 1.5*most+5 { // for a busy machine
+					t.Errorf("%s, %s: gave up after %v, docs/fly.md says %s", c.name, e.name, o.noticed, documented[row][1+j])
+				}
 			}
 			if strings.HasPrefix(e.name, "a ") && o.tries > 1 || e.name == "the machine is gone" && o.tries == 1 {
 				t.Errorf("%s, %s: %d tries", c.name, e.name, o.tries)
