@@ -106,18 +106,20 @@ func TestRoomAtSeveralSockets(t *testing.T) {
 }
 
 // A forger asks in the name of a network, from the same ports again and again, as clients do that
-// got no answer. The machines of that network are served all the same when they repeat themselves.
+// got no answer. Once each of its requests got three datagrams in vain, the machines of that
+// network are served when they repeat themselves.
 func TestForgerThatRepeats(t *testing.T) {
-	const (
-		forgedPorts  = 200  // more than a network may have unconfirmed transfers
-		forgedBefore = 2000 // requests: by then the flood has what it can get
-		mostRequests = 12   // what docs/security.md says, twice for a busy machine
-	)
 	t.Parallel()
 	testkit.SkipIfShort(t)
 	needLoopback(t, "127.8.8.1")
+	const (
+		forgedPorts  = 200 // more than a network may have unconfirmed transfers
+		forgedPace   = time.Second / 400
+		forgedBefore = 6400 // requests: by then all of them were made in vain
+	)
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(20_000))
+	var all sync.WaitGroup
 	for name, forged := range map[string]string{
 		"without options": rrq("a.img", "octet"),
 		"with options":    rrq("a.img", "octet", "tsize", "0", "blksize", "1432"),
@@ -129,34 +131,32 @@ func TestForgerThatRepeats(t *testing.T) {
 			f := family{network: "udp4", victim: fmt.Sprintf("127.8.8.%d", 100+i%100), headers: 28}
 			forgers = append(forgers, newSilentClient(t, f, d.addr))
 		}
-		stop, stopped, flooded := make(chan struct{}), make(chan int), make(chan struct{})
-		go func() {
-			ticker := time.NewTicker(time.Second / 400)
+		flooded, stop := make(chan struct{}), make(chan struct{})
+		all.Go(func() {
+			ticker := time.NewTicker(forgedPace)
 			defer ticker.Stop()
-			sent := 0
-			for ; ; sent++ {
+			for sent := 0; ; sent++ {
+				if sent == forgedBefore {
+					close(flooded)
+				}
 				select {
 				case <-ticker.C:
-					if sent == forgedBefore {
-						close(flooded)
-					}
 					forgers[sent%len(forgers)].conn.Write([]byte(forged))
 				case <-stop:
-					stopped <- sent
 					return
 				}
 			}
-		}()
-		<-flooded
-		began := time.Now()
-		needed := room(t, "127.8.8.", 30, d.addr, rrq("a.img", "octet", "tsize", "0", "blksize", "512"))
-		took := time.Since(began)
-		close(stop)
-		for requests := range needed {
-			if requests > mostRequests {
-				t.Errorf("%s: %d machines needed %d requests", name, needed[requests], requests)
+		})
+		all.Go(func() {
+			defer close(stop)
+			<-flooded
+			needed := room(t, "127.8.8.", 30, d.addr, rrq("a.img", "octet", "tsize", "0", "blksize", "512"))
+			t.Logf("forged requests %s: machines by number of requests: %v", name, needed)
+			// A busy machine may cost some of them one more.
+			if needed[1]+needed[2] < 25 || needed[1]+needed[2]+needed[3] < 30 {
+				t.Errorf("forged requests %s: machines by number of requests: %v", name, needed)
 			}
-		}
-		t.Logf("%d forged requests %s; after %v 30 machines had the file; by number of requests: %v", <-stopped, name, took.Round(time.Millisecond), needed)
+		})
 	}
+	all.Wait()
 }
