@@ -25,9 +25,10 @@ type fuse struct {
 	content            []byte   // of every file
 	served             sync.WaitGroup
 
-	mu    sync.Mutex
-	hangs func(operation uint32, name string) bool
-	kept  []fuseRequest // that hang
+	mu      sync.Mutex
+	hangs   func(operation uint32, name string) bool
+	kept    []fuseRequest // that hang
+	openers int           // how often the root may be opened; 0 is without end
 }
 
 // The operations that the program's system calls come to.
@@ -174,6 +175,13 @@ func (f *fuse) answer(r fuseRequest) {
 		out = append(make([]byte, 16), f.attributes(r.node)...)
 	case fuseOpen, fuseOpendir:
 		out = make([]byte, 16)
+		f.mu.Lock()
+		if r.operation == fuseOpendir && f.openers > 0 {
+			if f.openers--; f.openers == 0 {
+				out, failure, f.openers = nil, unix.EACCES, 1
+			}
+		}
+		f.mu.Unlock()
 	case fuseRead:
 		offset, size := in.Uint64(r.data[8:]), in.Uint32(r.data[16:])
 		from := min(int(offset), len(f.content))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -148,5 +149,42 @@ func TestDiskThatHangs(t *testing.T) {
 				t.Errorf("status %d", status)
 			}
 		})
+	}
+}
+
+// A mount that the program can read until its fences stand, as was seen of bind mounts of Docker
+// Desktop, ends the start with a hint. Here the mount itself refuses the program from then on:
+// before, the folder is opened four times.
+func TestMountBehindTheFences(t *testing.T) {
+	t.Parallel()
+	root := testkit.PublicFolder(t)
+	f := mountFuse(t, root, []string{"a.img"}, []byte("hello"))
+	for openers, want := range map[int]string{
+		0: "",
+		5: "the sandbox does not fit this mount: put the files into a volume or into the image",
+		3: "cannot read the folder", // to the user that it became
+	} {
+		f.mu.Lock()
+		f.openers = openers
+		f.mu.Unlock()
+		if want == "" {
+			d := f.start(t, root)
+			if content, refusal := dialIn(t, f.Namespace, "", d.addr).fetch(rrq("a.img", "octet"), nil); string(content) != "hello" {
+				t.Errorf("%q, ERROR %q", content, refusal)
+			}
+			continue
+		}
+		out, err := f.Command(program(), "-listen", "127.0.0.1:0", "-root", root).CombinedOutput()
+		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+		last := lines[len(lines)-1]
+		if exit, ok := err.(*exec.ExitError); !ok || exit.ExitCode() != 1 || !strings.HasPrefix(last, "flytftp: ") || !strings.Contains(last, want) {
+			t.Errorf("%d: %v: %s, want %s", openers, err, out, want)
+		}
+		if openers == 5 && !strings.Contains(string(out), "sandbox landlock=") {
+			t.Errorf("it ended before the fences:\n%s", out)
+		}
+		if openers == 3 && strings.Contains(string(out), "sandbox landlock=") {
+			t.Errorf("it ended behind the fences:\n%s", out)
+		}
 	}
 }
