@@ -43,7 +43,22 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 			t.uncut = true // some paths swallow datagrams that the kernel cut
 		}
 		s.goBack(t, 0, now)
+		s.remind(t, now)
 	}
+}
+
+// remind sends the last block of a flight that nobody answers, beside the first. A client that has
+// them all, and whose ACKs were lost, acknowledges that one again; without windows, tftp-hpa and
+// curl are silent about those before it, and wait the longer the more of them come.
+func (s *shard) remind(t *Transfer, now int64) {
+	w := &t.window
+	if w.windowSize > 1 || !t.isHeld() || t.blocked || w.high < w.next || w.high < w.lowest() || w.high > w.available() {
+		return
+	}
+	next := w.next
+	w.next = w.high
+	s.sendBlocks(t, 1, now)
+	w.next = next
 }
 
 // leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
@@ -60,6 +75,7 @@ func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
 	case t.unreachable:
 		s.end(t, ErrGone)
 	case t.datagrams >= unconfirmedDatagrams:
+		s.queue.vain(s.keyOf(t.route.client, t.digest), now)
 		s.end(t, ErrTimedOut)
 	default:
 		s.tally.Timeouts++

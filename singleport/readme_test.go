@@ -32,6 +32,8 @@ func TestDocsFigures(t *testing.T) {
 				"on a local network %d ms",
 				firstTimeout.Seconds(), minTimeout.Milliseconds(), maxTimeout.Seconds(),
 				minLocalTimeout.Milliseconds(), minLossyTimeout.Milliseconds(), minTimeout.Milliseconds()),
+			fmt.Sprintf("After %d timeouts in a row", quietTry),
+			fmt.Sprintf("is left alone for %.0f s once", quietTime.Seconds()),
 			fmt.Sprintf("acknowledges something new within %.0f s, else the copy is", copyTime.Seconds()),
 			fmt.Sprintf("grows to %d blocks at most, unless", lanFlight),
 			"stays within " + times(longRoundTrip) + " its least",
