@@ -162,7 +162,7 @@ func tool(t *testing.T, name string) string {
 		return path
 	}
 	cache, _ := os.UserCacheDir()
-	path = filepath.Join(cache, "flytftp-prometheus/usr/bin", name)
+	path = filepath.Join(cache, "flytftp-bench/usr/bin", name)
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		testkit.Skip(t, name+" is not installed")
 	}
