@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-var rendered = flag.String("rendered", "", "write what kustomize makes of the base to this `file`")
+var rendered = flag.String("rendered", "", "write the pod of the base's Deployment, and its ConfigMap, to this `file`")
 
 // object is a manifest, or a part of one.
 type object = map[string]any
@@ -145,7 +145,15 @@ func TestKubernetesManifests(t *testing.T) {
 			t.Errorf("%s: the restricted level refuses %s", use, fault)
 		}
 		if use == "base" && *rendered != "" {
-			must(t, os.WriteFile(*rendered, []byte(manifests), 0o644))
+			pod := object{"apiVersion": "v1", "kind": "Pod",
+				"metadata": object{"name": "flytftp"}, "spec": get(deployment, "spec", "template", "spec")}
+			content := ""
+			for _, o := range []object{find(t, objects(t, manifests), "ConfigMap", "flytftp-files"), pod} {
+				text, err := yaml.Marshal(o)
+				must(t, err)
+				content += "---\n" + string(text)
+			}
+			must(t, os.WriteFile(*rendered, []byte(content), 0o644))
 		}
 	}
 }
