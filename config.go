@@ -16,6 +16,7 @@ import (
 // config is what the command line and the environment ask for.
 type config struct {
 	listen      []string // HOST:PORT each
+	http        string   // HOST:PORT, empty for none
 	root        string
 	allow       allowList
 	limits      singleport.Config
@@ -29,6 +30,7 @@ type config struct {
 const (
 	defaultListen = ":69"                    // IANA's port for TFTP, on IPv4 and IPv6
 	flyListen     = "fly-global-services:69" // a Fly machine's UDP answers must leave from there
+	noHTTP        = "off"
 	defaultRoot   = "files"
 	defaultUser   = "65532:65532" // "nonroot" of distroless images
 	defaultGrace  = "4s"          // Fly.io kills after 5 s
@@ -59,6 +61,8 @@ func options(c *config, getenv func(string) string) []option {
 	return []option{
 		{name: "listen", variable: "TFTP_LISTEN", initial: listen, shown: defaultListen + ", on Fly.io " + flyListen, values: "HOST:PORT,...",
 			meaning: "UDP addresses; :PORT is IPv4 and IPv6, port 0 picks one, names as in /etc/hosts", set: c.setListen},
+		{name: "http", variable: "TFTP_HTTP", initial: noHTTP, values: "HOST:PORT",
+			meaning: "TCP address of /healthz, /readyz and /metrics; never a public one", set: c.setHTTP},
 		{name: "root", variable: "TFTP_ROOT", initial: defaultRoot, values: "a folder",
 			meaning: "folder of the files that are served", set: c.setRoot},
 		{name: "allow", variable: "TFTP_ALLOW", initial: "default", values: "a list",
@@ -102,15 +106,30 @@ func hours(d time.Duration) string { return strconv.Itoa(int(d.Hours())) + "h" }
 func (c *config) setListen(value string) error {
 	c.listen = strings.Split(value, ",")
 	for i, addr := range c.listen {
-		addr = strings.TrimSpace(addr)
-		_, port, err := net.SplitHostPort(addr)
-		if err != nil {
-			return errors.New("must be HOST:PORT or :PORT, an IPv6 address in brackets, several with commas")
+		c.listen[i] = strings.TrimSpace(addr)
+		if err := checkAddr(c.listen[i], ", several with commas"); err != nil {
+			return err
 		}
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return errors.New("the port must be a number from 0 to 65535")
-		}
-		c.listen[i] = addr
+	}
+	return nil
+}
+
+func (c *config) setHTTP(value string) error {
+	if c.http = ""; value == noHTTP {
+		return nil
+	}
+	c.http = value
+	return checkAddr(value, ", or "+noHTTP)
+}
+
+// checkAddr returns an error, to which more is added, unless addr has the form HOST:PORT.
+func checkAddr(addr, more string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return errors.New("must be HOST:PORT or :PORT, an IPv6 address in brackets" + more)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return errors.New("the port must be a number from 0 to 65535")
 	}
 	return nil
 }

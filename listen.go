@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"flytftp/singleport"
+	"flytftp/status"
 )
 
 const (
@@ -35,15 +36,32 @@ func bind(addrs []string, limits singleport.Config) (*singleport.Server, error) 
 		resolved = append(resolved, net.JoinHostPort(host, port))
 	}
 	server, err := singleport.Listen(resolved, limits)
+	return server, advise(err, "-listen", "6969")
+}
+
+// bindHTTP resolves the address of -http and binds it.
+func bindHTTP(addr string) (*status.Server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTime)
+	defer cancel()
+	host, port, err := resolve(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	server, err := status.Listen(net.JoinHostPort(host, port))
+	return server, advise(err, "-http", "9069")
+}
+
+// advise adds to an error of a bind what to do about it. option has the address.
+func advise(err error, option, port string) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%w: stop what listens there or choose another -listen", err)
+		return fmt.Errorf("%w: stop what listens there or choose another %s", err, option)
 	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as -listen :6969", err)
+		return fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as %s :%s", err, option, port)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%w: choose an address of this machine with -listen, or :PORT for all", err)
+		return fmt.Errorf("%w: choose an address of this machine with %s, or :PORT for all", err, option)
 	}
-	return server, err
+	return err
 }
 
 // resolve splits HOST:PORT. A host that is a name is looked up until it has an address or ctx is
