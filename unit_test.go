@@ -3,6 +3,7 @@ package main
 import (
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -41,6 +42,21 @@ func TestUnit(t *testing.T) {
 	}
 	requireText(t, "docs/systemd.md", "waits "+value("TimeoutStopSec")+" s for a stop",
 		"`"+name+"` is `"+folder+"`", value("EnvironmentFile")[1:])
+}
+
+// The lines of the Debian package's configuration are options once their sign is gone.
+func TestDebianDefaults(t *testing.T) {
+	lines := regexp.MustCompile(`(?m)^#([A-Z_]+=.+)$`).FindAllStringSubmatch(testkit.ReadText(t, "deploy/debian/flytftp.default"), -1)
+	if len(lines) == 0 {
+		t.Fatal("there is none")
+	}
+	for _, line := range lines {
+		name, _, _ := strings.Cut(line[1], "=")
+		known := slices.ContainsFunc(options(new(config), environment()), func(o option) bool { return o.variable == name })
+		if _, err := parse(nil, environment(line[1])); err != nil || !known {
+			t.Errorf("%s: %v", line[1], err)
+		}
+	}
 }
 
 // The exposure of the unit is not worse than the page says.
