@@ -21,6 +21,8 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.end(t, ErrTimedOut)
 	case !t.confirmed:
 		s.repeatUnconfirmed(t, now)
+	case t.unreachable && t.probes > 0:
+		s.end(t, ErrGone)
 	case w.beyond != 0 && w.sendable(t.flight.limit) == 0 || w.beyond != 0 && t.suspectAt != 0 && now >= t.suspectAt:
 		s.probe(t, now)
 	case t.suspectAt != 0 && now >= t.suspectAt:
@@ -29,8 +31,8 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.advance(t, now)
 	case t.declined && (t.tries > 0 || t.unreachable):
 		s.end(t, nil)
-	case t.unreachable:
-		s.end(t, ErrGone)
+	case t.unreachable && (t.tries > 0 || w.sendable(t.flight.limit) == 0):
+		s.end(t, ErrGone) // else the rest of the flight waits, and a burst asks the host once more
 	case t.tries >= maxTries && t.lifetime() == progressTime, t.tries >= lastTries && w.acked+1 == w.last:
 		s.end(t, ErrTimedOut)
 	default:
@@ -41,7 +43,22 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 			t.uncut = true // some paths swallow datagrams that the kernel cut
 		}
 		s.goBack(t, 0, now)
+		s.remind(t, now)
 	}
+}
+
+// remind sends the last block of a flight that nobody answers, beside the first. A client that has
+// them all, and whose ACKs were lost, acknowledges that one again; without windows, tftp-hpa and
+// curl are silent about those before it, and wait the longer the more of them come.
+func (s *shard) remind(t *Transfer, now int64) {
+	w := &t.window
+	if w.windowSize > 1 || !t.isHeld() || t.blocked || w.high < w.next || w.high < w.lowest() || w.high > w.available() {
+		return
+	}
+	next := w.next
+	w.next = w.high
+	s.sendBlocks(t, 1, now)
+	w.next = next
 }
 
 // leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
@@ -58,6 +75,7 @@ func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
 	case t.unreachable:
 		s.end(t, ErrGone)
 	case t.datagrams >= unconfirmedDatagrams:
+		s.queue.vain(s.keyOf(t.route.client, t.digest), now)
 		s.end(t, ErrTimedOut)
 	default:
 		s.tally.Timeouts++
@@ -94,7 +112,11 @@ func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
 	s.tally.GoBacks++
 	t.suspectAt, t.doubted, t.blind, t.repairedAt = 0, false, toldAt == 0, now
-	t.alarmed = toldAt != 0
+	t.unreachable = false // the copies show whether it still is
+	t.alarmed, t.timedOutAt = toldAt != 0, 0
+	if toldAt == 0 && t.tries == 1 && t.estimator.smoothed > 0 {
+		t.timedOutAt = t.flight.sentAt(w.end(w.windowSize))
+	}
 	t.estimator.lossy = true
 	t.pace.lost(w.acked, toldAt, t.leastTrip(), t.flight.isLocal(), t.flight.isFull() || t.tries > 1)
 	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
@@ -108,12 +130,16 @@ func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 // client lacks it, it takes it; else it says how far it is, or nothing.
 func (s *shard) probe(t *Transfer, now int64) {
 	w := &t.window
-	t.suspectAt, t.repairedAt = 0, now
+	t.suspectAt, t.repairedAt, t.unreachable = 0, now, false
 	t.flight.marks = t.flight.marks[:0]
-	if t.probes++; t.probes > mostProbes {
+	most, mute := mostProbes, mostMute
+	if t.simple {
+		most, mute = mostProbesSimple, mostMuteSimple
+	}
+	if t.probes++; t.probes > most {
 		number := uint16(w.acked + 1) // it has that one, as far as can be known
 		t.probed = false
-		if t.mute++; t.mute == mostMute {
+		if t.mute++; t.mute == mute {
 			number = w.trust()
 		}
 		s.acknowledge(t, number, now)
@@ -130,9 +156,9 @@ func (s *shard) probe(t *Transfer, now int64) {
 
 const (
 	// mostProbes unanswered, a client has that block, and says nothing to a copy.
-	mostProbes = 4
+	mostProbes, mostProbesSimple = 2, 4
 	// mostMute times that, it minds the order of blocks.
-	mostMute = 5
+	mostMute, mostMuteSimple = 1, 5
 )
 
 // acknowledge takes an ACK.
@@ -143,7 +169,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		}
 		return
 	}
-	before := t.window.acked
+	before, next := t.window.acked, t.window.next
 	switch answer := t.window.ack(number); answer {
 	case ackStale:
 	case ackDuplicate:
@@ -164,6 +190,9 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		if t.probed && number == uint16(before+1) {
 			t.mute = 0 // it answers a copy
 		}
+		if t.timedOutAt != 0 && t.window.acked >= next && answer == ackNew {
+			s.forgive(t, now)
+		}
 		s.progress(t, answer, int(t.window.acked-before), now)
 	}
 }
@@ -182,7 +211,7 @@ func (s *shard) accepted(t *Transfer, now int64) {
 // progress takes an ACK of so many new blocks.
 func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now int64) {
 	w := &t.window
-	t.progress, t.tries, t.resumeAt = now, 0, 0
+	t.progress, t.tries, t.resumeAt, t.timedOutAt = now, 0, 0, 0
 	t.suspectAt, t.doubted, t.probes, t.probed = 0, false, 0, false
 	t.unreachable, t.copy = false, nil
 	if !t.confirmed {
@@ -252,6 +281,15 @@ func (s *shard) judge(t *Transfer, now int64) {
 	}
 }
 
+// forgive takes an ACK of blocks that were not sent again since the timer went back: nothing was
+// lost, and the round trip was longer than the timer. It is the only sample that Karn's rule leaves
+// of one that always is.
+func (s *shard) forgive(t *Transfer, now int64) {
+	t.estimator.sample(time.Duration(now - t.timedOutAt))
+	s.limit(t, t.flight.undo(t.window.windowSize))
+	t.window.next = max(t.window.next, t.window.high+1)
+}
+
 // mostAlarms bounds the doublings of a suspicion.
 const mostAlarms = 5
 
@@ -301,8 +339,8 @@ func (s *shard) confirm(t *Transfer, now int64) {
 }
 
 // unreachable takes the word of a host that the port is closed to which a datagram was sent:
-// quoted is how that began. It can be forged, so it must fit what is in flight, and ends a
-// transfer that stays silent alone.
+// quoted is how that began. It can be forged, so it must fit what is in flight. It holds back the
+// rest of the flight, and ends a transfer that stays silent alone.
 func (s *shard) unreachable(client endpoint, quoted []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -310,11 +348,17 @@ func (s *shard) unreachable(client endpoint, quoted []byte) {
 	if t == nil || len(quoted) < 4 {
 		return
 	}
+	if t.unreachable {
+		return
+	}
 	switch binary.BigEndian.Uint16(quoted) {
 	case opOACK:
-		t.unreachable = t.unreachable || t.oack != nil
+		t.unreachable = t.oack != nil
 	case opDATA:
 		ahead := binary.BigEndian.Uint16(quoted[2:]) - uint16(t.window.acked)
-		t.unreachable = t.unreachable || 0 < ahead && uint64(ahead) <= t.window.high-t.window.acked
+		t.unreachable = 0 < ahead && uint64(ahead) <= t.window.high-t.window.acked
+	}
+	if t.unreachable && t.confirmed {
+		s.arm(t, s.server.now())
 	}
 }
