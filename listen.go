@@ -67,17 +67,21 @@ func bindHTTP(addr string) (*status.Server, error) {
 	return server, advise(err, "-http", "9069")
 }
 
-// advise adds to an error of a bind what to do about it. option has the address.
+// advise adds to an error of a bind what to do about it. option has the address, and port is one
+// that needs no root.
 func advise(err error, option, port string) error {
+	advice := ""
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w: stop what listens there or choose another %s", err, option)
+		advice = "stop what listens there or choose another " + option
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as %s :%s", err, option, port)
+		advice = "ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as " + option + " :" + port
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%w: choose an address of this machine with %s, or :PORT for all", err, option)
+		advice = "choose an address of this machine with " + option + ", or :PORT for all"
+	default:
+		return err
 	}
-	return err
+	return fmt.Errorf("%w: %s", err, advice)
 }
 
 // place is a resolved address of -listen. host is an IP address, or empty for all of the machine.
