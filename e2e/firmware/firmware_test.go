@@ -64,7 +64,8 @@ type loader struct {
 	serve    func(t *testing.T, root string, bigSize int)
 	check    func(b *boot)
 	big      string        // the file that is measured, bigName unless named
-	limit    time.Duration // of a boot, usualLimit unless it takes longer
+	memory   int           // MiB, where it takes more than the machine has
+	limit    time.Duration // of a boot, where it takes longer than usualLimit
 }
 
 var chains = []*chain{

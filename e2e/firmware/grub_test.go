@@ -15,7 +15,7 @@ var (
 	grubPC  = grub("grub-pc-bin", "i386-pc", "core.0")
 	grubEFI = grub("grub-efi-amd64-bin", "x86_64-efi", "core.efi")
 	shim    = &loader{
-		name: "shim, GRUB, Linux", dhcp: bootFile("shimx64.efi"), serve: serveShim, check: checkShim,
+		name: "shim, GRUB, Linux", dhcp: bootFile("shimx64.efi"), serve: serveShim, check: checkShim, memory: 512,
 		packages: []string{"shim-signed", "grub-efi-amd64-signed", installerPackage},
 	}
 )
