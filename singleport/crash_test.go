@@ -175,15 +175,14 @@ func fetchSmall(t *testing.T, addr string) {
 	for range 30 {
 		conn.Write(requestOf("small.txt", "octet"))
 		conn.SetReadDeadline(time.Now().Add(time.Second))
-		if n, err := conn.Read(b); err == nil {
-			if string(b[:n]) != "\x00\x03\x00\x01small" {
-				t.Errorf("answer %q", b[:n])
-			}
+		n, err := conn.Read(b)
+		// Another answer may be one to the port's last owner.
+		if err == nil && string(b[:n]) == "\x00\x03\x00\x01small" {
 			conn.Write(ackOf(1))
 			return
 		}
 	}
-	t.Error("no answer")
+	t.Errorf("last answer %q", b)
 }
 
 // The same does nothing to this server.

@@ -579,6 +579,7 @@ func TestSilenceDrawsBursts(t *testing.T) {
 					m.quiet = seconds(60)
 					var sent []time.Time
 					var heard time.Time // of the client, last
+					n.link.mu.Lock()
 					n.see = func(toServer bool, data []byte) {
 						if toServer {
 							heard = time.Now()
@@ -586,10 +587,13 @@ func TestSilenceDrawsBursts(t *testing.T) {
 							sent = append(sent, time.Now())
 						}
 					}
+					n.link.mu.Unlock()
 					stop := n.abandoned(&m, m.open(n.link, 1, 2000), "a")
 					defer stop()
 					time.Sleep(50 * time.Second)
+					n.link.mu.Lock()
 					n.see = nil
+					n.link.mu.Unlock()
 					// Then the blocks in flight have arrived, and the answers to their
 					// ACKs have left.
 					quiet := heard.Add(2*rtt + apart)

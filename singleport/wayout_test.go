@@ -30,6 +30,8 @@ func TestFullSocketLosesNothing(t *testing.T) {
 				t.Errorf("client %d took %v", i, d)
 			}
 		}
+		n.resultsMu.Lock()
+		defer n.resultsMu.Unlock()
 		for _, r := range n.results {
 			if r.stats.Retransmits > 0 {
 				t.Errorf("%v was sent %d blocks twice", r.client.addrPort(), r.stats.Retransmits)
