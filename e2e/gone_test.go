@@ -12,7 +12,8 @@ import (
 )
 
 // A client that is gone is forgotten within 3 s where its host says so, and draws at most two
-// bursts.
+// bursts. A kernel says so a bounded number of times a second for all its ports together, and
+// other tests knock at closed ports as well: one client of several has its host's word in time.
 func TestGoneClientIsForgotten(t *testing.T) {
 	testkit.SkipIfShort(t)
 	t.Parallel()
@@ -20,26 +21,40 @@ func TestGoneClientIsForgotten(t *testing.T) {
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(1<<20))
 	d := start(t, folder)
 	for _, options := range [][]string{nil, {"windowsize", "64"}} {
-		c := dial(t, d.addr)
-		if first := c.ask(rrq("a.img", "octet", options...)); strings.HasPrefix(first, "\x00\x06") {
-			c.ask(ack(0))
-		}
-		addr := c.conn.LocalAddr().String()
-		c.conn.Write([]byte(ack(1)))
-		c.conn.Close()
-		line := d.waitFor(`failed file="a.img" client=` + addr)
-		if !strings.Contains(line, `why="the client's host says that the port is closed"`) {
-			t.Errorf("%q: %s", options, line)
-		}
-		again, err := strconv.Atoi(field(line, "retransmits"))
-		testkit.Must(t, err)
-		lived, err := time.ParseDuration(field(line, "duration"))
-		testkit.Must(t, err)
-		// The ACK of block 1 tells of a loss if the window has more: that draws a burst as well.
-		if again > 24 || options == nil && again > 16 || lived > 3*time.Second {
-			t.Errorf("%q: forgotten after %v and %d blocks again", options, lived, again)
+		const tries = 4
+		for try := 1; ; try++ {
+			again, lived := d.leave(options)
+			if again <= 16 && lived <= 3*time.Second {
+				break
+			}
+			t.Logf("%q: forgotten after %v and %d blocks again", options, lived, again)
+			if try == tries {
+				t.Fatalf("%q: none of %d clients was forgotten in time", options, tries)
+			}
 		}
 	}
+}
+
+// leave acknowledges one block and closes the port. It returns how many blocks were sent again, and
+// how long the transfer lived.
+func (d *daemon) leave(options []string) (again int, lived time.Duration) {
+	d.t.Helper()
+	c := dial(d.t, d.addr)
+	if first := c.ask(rrq("a.img", "octet", options...)); strings.HasPrefix(first, "\x00\x06") {
+		c.ask(ack(0))
+	}
+	addr := c.conn.LocalAddr().String()
+	c.conn.Write([]byte(ack(1)))
+	c.conn.Close()
+	line := d.waitFor(`failed file="a.img" client=` + addr)
+	if !strings.Contains(line, `why="the client's host says that the port is closed"`) {
+		d.t.Errorf("%q: %s", options, line)
+	}
+	again, err := strconv.Atoi(field(line, "retransmits"))
+	testkit.Must(d.t, err)
+	lived, err = time.ParseDuration(field(line, "duration"))
+	testkit.Must(d.t, err)
+	return again, lived
 }
 
 // The time in which the process was stopped counts for no client: the ACK that waits in the

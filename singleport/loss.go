@@ -21,6 +21,8 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.end(t, ErrTimedOut)
 	case !t.confirmed:
 		s.repeatUnconfirmed(t, now)
+	case t.unreachable && t.probes > 0:
+		s.end(t, ErrGone)
 	case w.beyond != 0 && w.sendable(t.flight.limit) == 0 || w.beyond != 0 && t.suspectAt != 0 && now >= t.suspectAt:
 		s.probe(t, now)
 	case t.suspectAt != 0 && now >= t.suspectAt:
@@ -29,8 +31,8 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 		s.advance(t, now)
 	case t.declined && (t.tries > 0 || t.unreachable):
 		s.end(t, nil)
-	case t.unreachable:
-		s.end(t, ErrGone)
+	case t.unreachable && (t.tries > 0 || w.sendable(t.flight.limit) == 0):
+		s.end(t, ErrGone) // else the rest of the flight waits, and a burst asks the host once more
 	case t.tries >= maxTries && t.lifetime() == progressTime, t.tries >= lastTries && w.acked+1 == w.last:
 		s.end(t, ErrTimedOut)
 	default:
@@ -91,6 +93,7 @@ func (t *Transfer) lifetime() time.Duration {
 func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
 	t.suspectAt, t.doubted, t.blind, t.repairedAt = 0, false, toldAt == 0, now
+	t.unreachable = false // the copies show whether it still is
 	t.alarmed = toldAt != 0
 	t.estimator.lossy = true
 	t.pace.lost(w.acked, toldAt, t.leastTrip(), t.flight.isLocal(), t.flight.isFull() || t.tries > 1)
@@ -105,7 +108,7 @@ func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 // client lacks it, it takes it; else it says how far it is, or nothing.
 func (s *shard) probe(t *Transfer, now int64) {
 	w := &t.window
-	t.suspectAt, t.repairedAt = 0, now
+	t.suspectAt, t.repairedAt, t.unreachable = 0, now, false
 	t.flight.marks = t.flight.marks[:0]
 	if t.probes++; t.probes > mostProbes {
 		number := uint16(w.acked + 1) // it has that one, as far as can be known
@@ -297,8 +300,8 @@ func (s *shard) confirm(t *Transfer, now int64) {
 }
 
 // unreachable takes the word of a host that the port is closed to which a datagram was sent:
-// quoted is how that began. It can be forged, so it must fit what is in flight, and ends a
-// transfer that stays silent alone.
+// quoted is how that began. It can be forged, so it must fit what is in flight. It holds back the
+// rest of the flight, and ends a transfer that stays silent alone.
 func (s *shard) unreachable(client endpoint, quoted []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -306,11 +309,17 @@ func (s *shard) unreachable(client endpoint, quoted []byte) {
 	if t == nil || len(quoted) < 4 {
 		return
 	}
+	if t.unreachable {
+		return
+	}
 	switch binary.BigEndian.Uint16(quoted) {
 	case opOACK:
-		t.unreachable = t.unreachable || t.oack != nil
+		t.unreachable = t.oack != nil
 	case opDATA:
 		ahead := binary.BigEndian.Uint16(quoted[2:]) - uint16(t.window.acked)
-		t.unreachable = t.unreachable || 0 < ahead && uint64(ahead) <= t.window.high-t.window.acked
+		t.unreachable = 0 < ahead && uint64(ahead) <= t.window.high-t.window.acked
+	}
+	if t.unreachable && t.confirmed {
+		s.arm(t, s.server.now())
 	}
 }

@@ -134,8 +134,11 @@ func (s *shard) sendable(t *Transfer, now int64) int {
 	return min(n, allowed)
 }
 
-// isHeld reports whether t gets a burst for each timeout and no more: nobody answered two of them.
-func (t *Transfer) isHeld() bool { return t.tries > 1 && t.window.inFlight() >= t.pace.burst }
+// isHeld reports whether t gets a burst for each timeout and no more: nobody answered two of them,
+// or its host says that nobody is there.
+func (t *Transfer) isHeld() bool {
+	return t.unreachable || t.tries > 1 && t.window.inFlight() >= t.pace.burst
+}
 
 // sendBlocks queues up to limit blocks that lie side by side, and returns how many.
 func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
@@ -193,6 +196,8 @@ func (s *shard) patience(t *Transfer, now int64) int64 {
 	e := &t.estimator
 	wait := int64(e.timeout(time.Duration(t.window.timeout)*time.Second, t.flight.isLocal()))
 	switch {
+	case t.unreachable:
+		return now + min(wait, int64(max(2*t.leastTrip(), firstTimeout/2)))
 	case t.window.beyond != 0: // it is not silent, so its answer comes soon
 		return now + int64(max(2*t.trip(), minLossyTimeout))
 	case e.smoothed == 0 && t.doubted:
