@@ -23,6 +23,7 @@ var (
 	quick  = flag.Bool("quick", false, "boot a few machines, and not over a slow path")
 	keep   = flag.Bool("keep", false, "keep consoles, captures and logs of boots that pass, too")
 	update = flag.Bool("update", false, "write the tables of docs/firmware.md")
+	files  = flag.String("files", "", "the `folder` that the image target boot serves; usually one like it is made")
 )
 
 // program is the path of the server.
@@ -182,7 +183,7 @@ func needRig(t *testing.T) {
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		testkit.Skip(t, "no tap: "+err.Error())
 	}
-	for _, tool := range []string{x86, arm64, "ip", "dnsmasq", "grub-mknetdir", "mkimage"} {
+	for _, tool := range []string{x86, arm64, riscv, "ip", "dnsmasq", "grub-mknetdir", "mkimage"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			testkit.Skip(t, err.Error()+", .ci/packages installs it")
 		}

@@ -31,6 +31,7 @@ type flash struct{ code, variables string }
 const (
 	x86   = "qemu-system-x86_64"
 	arm64 = "qemu-system-aarch64"
+	riscv = "qemu-system-riscv64"
 )
 
 // Network cards without a ROM, so that the firmware's own driver and TFTP work.
@@ -83,6 +84,12 @@ var (
 	ubootARM64 = &machine{
 		name: "U-Boot arm64, e1000", packages: []string{"u-boot-qemu"}, memory: 256, emulator: arm64,
 		args: slices.Concat(ubootARM64Args, []string{"-device", e1000}),
+	}
+	ubootRISCV = &machine{
+		name: "U-Boot RISC-V, virtio", packages: []string{"u-boot-qemu", "opensbi"}, memory: 256, emulator: riscv,
+		args: []string{"-machine", "virt", "-device", "virtio-rng-pci", "-device", virtio,
+			"-bios", "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.elf",
+			"-kernel", "/usr/lib/u-boot/qemu-riscv64_smode/u-boot.bin"},
 	}
 	ubootX86 = &machine{
 		name: "U-Boot x86, e1000", packages: []string{"u-boot-qemu"}, memory: 256, emulator: x86,
