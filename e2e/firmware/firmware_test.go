@@ -82,6 +82,7 @@ var chains = []*chain{
 	{machine: ovmf, loader: syslinuxEFI},
 	{machine: ovmf, loader: installerGRUB},
 	{machine: ovmfIPv6, loader: ipxeIPv6},
+	{machine: ovmfIPv6, loader: snponlyIPv6},
 	{machine: ovmfSecure, loader: shim},
 	{machine: aavmf, loader: ipxeARM64},
 	{machine: ubootARM64Virtio, loader: ubootFewWindows, quick: true, far: true},

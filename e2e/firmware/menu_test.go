@@ -116,6 +116,17 @@ func serveProgram(program, first string) func(*testing.T, string) {
 	}
 }
 
+// needMenuRig skips a test of the menu where the rig is not complete, or in a quick run.
+func needMenuRig(t *testing.T) {
+	t.Helper()
+	t.Parallel()
+	testkit.SkipIfShort(t)
+	if *quick {
+		t.Skip("not with -quick")
+	}
+	needRig(t)
+}
+
 // menu switches a machine on.
 func menu(t *testing.T, m *machine, dhcp []string, serve func(*testing.T, string)) *boot {
 	t.Helper()
@@ -197,9 +208,7 @@ func TestMenuChoices(t *testing.T) {
 // Without a key the next step starts, and is tried again after it failed. A next step that loads
 // boot.ipxe again comes to a menu that waits. Its way out is the local disk.
 func TestMenuTimeout(t *testing.T) {
-	t.Parallel()
-	testkit.SkipIfShort(t)
-	needRig(t)
+	needMenuRig(t)
 	withDisk := *seabios
 	disk := filepath.Join(t.TempDir(), "disk")
 	testkit.WriteFile(t, disk, bootSector("This is the disk."))
@@ -246,9 +255,7 @@ func bootSector(text string) []byte {
 // DHCP server as docs/dhcp.md has it. From the menu the PCs boot the memory test, which is for no
 // others. On RISC-V, iPXE starts and stands still: U-Boot does not run its timers.
 func TestMenuBootImage(t *testing.T) {
-	t.Parallel()
-	testkit.SkipIfShort(t)
-	needRig(t)
+	needMenuRig(t)
 	for _, c := range []struct {
 		machine          *machine
 		dhcp             []string
@@ -286,9 +293,7 @@ func TestMenuBootImage(t *testing.T) {
 // Where every client is told to load iPXE, and option 224 names iPXE as well, the machine loads it
 // once. The menu has no next step then, and waits for another choice.
 func TestMenuNoLoop(t *testing.T) {
-	t.Parallel()
-	testkit.SkipIfShort(t)
-	needRig(t)
+	needMenuRig(t)
 	dhcp := append(bootFile("ipxe.efi"), "--dhcp-option-force=224,ipxe.efi")
 	b := menu(t, ovmf, dhcp, serveBootImage)
 	b.sees("No next step: ipxe.efi leads back to this menu", choiceNext)
@@ -308,9 +313,7 @@ func TestMenuNoLoop(t *testing.T) {
 // The menu fits into 80 columns and 25 lines of a PC's screen, as docs/boot.md shows it. -update
 // writes the picture and the text.
 func TestMenuScreen(t *testing.T) {
-	t.Parallel()
-	testkit.SkipIfShort(t)
-	needRig(t)
+	needMenuRig(t)
 	withScreen := *seabios
 	socket := filepath.Join(t.TempDir(), "qmp")
 	withScreen.args = slices.Concat(seabios.args, []string{"-machine", "graphics=on", "-vga", "std", "-qmp", "unix:" + socket + ",server,nowait"})
