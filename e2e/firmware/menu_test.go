@@ -205,20 +205,21 @@ func TestMenuChoices(t *testing.T) {
 	b.notFound(nextStep)
 }
 
-// Without a key the next step starts, and is tried again after it failed. A next step that loads
-// boot.ipxe again comes to a menu that waits. Its way out is the local disk.
+// Without a key the next step starts, which a script may choose. It is tried again after it failed.
+// A next step that loads boot.ipxe again comes to a menu that waits. Its way out is the local disk.
 func TestMenuTimeout(t *testing.T) {
 	needMenuRig(t)
 	withDisk := *seabios
+	const nextStep = "sub/step.ipxe"
 	disk := filepath.Join(t.TempDir(), "disk")
 	testkit.WriteFile(t, disk, bootSector("This is the disk."))
 	withDisk.args = slices.Concat(seabios.args, []string{"-boot", "order=nc", "-drive", "if=ide,format=raw,file=" + disk})
-	b := menu(t, &withDisk, bootFile("first.ipxe"), serveProgram("undionly.kpxe", "set wait 2000\n"))
+	b := menu(t, &withDisk, bootFile("first.ipxe"), serveProgram("undionly.kpxe", "set wait 2000\nset next "+nextStep+"\n"))
 	if left := b.seesMenu(nextStep); left != "(2)" {
 		t.Errorf("the time that is left is %q", left)
 	}
-	b.sees("next.ipxe was not loaded, or ended with an error.")
-	testkit.WriteFile(t, b.root+"/"+nextStep, []byte("#!ipxe\necho "+marker+"\nchain boot.ipxe\n"))
+	b.sees(nextStep + " was not loaded, or ended with an error.")
+	testkit.WriteFile(t, b.root+"/"+nextStep, []byte("#!ipxe\necho "+marker+"\nchain ../boot.ipxe\n"))
 	b.seesMenu(nextStep)
 	b.sees(marker)
 	if left := b.seesMenu(nextStep); left != "" {
@@ -234,6 +235,20 @@ func TestMenuTimeout(t *testing.T) {
 		t.Errorf("%d times %s", n, nextStep)
 	}
 	b.received("undionly.kpxe")
+}
+
+// An iPXE that lacks the command for menus loads the next step at once, and again after it failed.
+func TestMenuWithoutMenu(t *testing.T) {
+	needMenuRig(t)
+	b := menu(t, seabios, docsDHCP(t), func(t *testing.T, root string) {
+		serveMinimal(t, root)
+		script := testkit.ReadText(t, root+"/boot.ipxe")
+		testkit.WriteFile(t, root+"/boot.ipxe", []byte(strings.ReplaceAll(script, "\nmenu ", "\nnone ")))
+	})
+	b.sees("next.ipxe was not loaded, or ended with an error.")
+	testkit.WriteFile(t, b.root+"/"+nextStep, []byte("#!ipxe\necho "+marker+"\nshell\n"))
+	b.types(" ")
+	b.sees(marker)
 }
 
 // bootSector is the first sector of a disk that writes a text to the screen of the BIOS.
