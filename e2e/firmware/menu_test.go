@@ -176,7 +176,14 @@ func TestMenuChoices(t *testing.T) {
 	if left := b.seesMenu(nextStep); left != "(10)" {
 		t.Errorf("the time that is left is %q", left)
 	}
+	b.types("\x1b[B") // a key stops the time
+	b.sees(choiceMemtest)
+	from := b.read
 	b.types("m")
+	b.sees("Loading memtest86+x64.bin")
+	if output, _ := b.console.text(); strings.Contains(plain(output)[from:b.read], "(") {
+		t.Errorf("the time goes on: %q", plain(output)[from:b.read])
+	}
 	b.sees("memtest86+x64.bin... No such file")
 	b.sees("memtest86+x64.bin was not loaded, or ended with an error.")
 	b.sees(`The image "boot" of flytftp has it`)
@@ -268,7 +275,7 @@ func bootSector(text string) []byte {
 
 // A PC with BIOS, one with UEFI, an arm64 and a RISC-V machine boot iPXE from the image, with the
 // DHCP server as docs/dhcp.md has it. From the menu the PCs boot the memory test, which is for no
-// others. On RISC-V, iPXE starts and stands still: U-Boot does not run its timers.
+// others. On RISC-V, iPXE starts and stands still, with any server.
 func TestMenuBootImage(t *testing.T) {
 	needMenuRig(t)
 	for _, c := range []struct {
