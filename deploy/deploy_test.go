@@ -4,12 +4,10 @@ package deploy
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -154,23 +152,8 @@ func TestAlertsNameWhatExists(t *testing.T) {
 	}
 }
 
-// tool returns the path of a program that is installed, or unpacked by .ci/packages.
-func tool(t *testing.T, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	cache, _ := os.UserCacheDir()
-	path = filepath.Join(cache, "flytftp-bench/usr/bin", name)
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		testkit.Skip(t, name+" is not installed")
-	}
-	return path
-}
-
 func TestPromtool(t *testing.T) {
-	promtool := tool(t, "promtool")
+	promtool := testkit.Tool(t, "promtool")
 	for _, args := range [][]string{{"check", "config", configFile}, {"check", "rules", rulesFile}, {"test", "rules", rulesTestFile}} {
 		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
@@ -181,7 +164,7 @@ func TestPromtool(t *testing.T) {
 // Every alert has series that make it fire, and a time at which they do not yet: the tests of the
 // rules fail for each alert that never fires, and for each that does not wait.
 func TestRulesAreTested(t *testing.T) {
-	promtool := tool(t, "promtool")
+	promtool := testkit.Tool(t, "promtool")
 	never := testkit.ReadText(t, rulesFile)
 	for _, a := range alerts(t) {
 		never = strings.Replace(never, a.expr, strings.TrimRight(a.expr, "\n")+" and vector(0) > 1\n", 1)

@@ -110,7 +110,7 @@ var content = map[string][]byte{"large.img": testkit.Pattern(1 << 20), "small.ip
 
 func scrape(t *testing.T) *scraped {
 	t.Helper()
-	prometheus := tool(t, "prometheus")
+	prometheus := testkit.Tool(t, "prometheus")
 	folder := testkit.PublicFolder(t)
 	for name, bytes := range content {
 		testkit.WriteFile(t, filepath.Join(folder, "files", name), bytes)

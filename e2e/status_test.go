@@ -198,14 +198,10 @@ func TestMetricsCount(t *testing.T) {
 			t.Errorf("%v descriptors, the kernel says %d", open, files)
 		}
 	}
-	if path, err := exec.LookPath("promtool"); err != nil {
-		testkit.Skip(t, err.Error())
-	} else {
-		check := exec.Command(path, "check", "metrics")
-		check.Stdin = strings.NewReader(page)
-		if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
-			t.Errorf("promtool: %v\n%s", err, out)
-		}
+	check := exec.Command(testkit.Tool(t, "promtool"), "check", "metrics")
+	check.Stdin = strings.NewReader(page)
+	if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool: %v\n%s", err, out)
 	}
 }
 
@@ -348,10 +344,7 @@ func TestHostileHTTP(t *testing.T) {
 func TestPrometheusScrapes(t *testing.T) {
 	t.Parallel()
 	testkit.SkipIfShort(t)
-	path, err := exec.LookPath("prometheus")
-	if err != nil {
-		testkit.Skip(t, err.Error())
-	}
+	path := testkit.Tool(t, "prometheus")
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	d, addr := startWithHTTP(t, folder)

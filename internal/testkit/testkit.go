@@ -3,6 +3,7 @@ package testkit
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -23,6 +24,22 @@ func Skip(t testing.TB, why string) {
 		t.Fatal(why)
 	}
 	t.Skip(why)
+}
+
+// Tool returns the path of a program that is installed, or that .ci/packages unpacked beside the
+// other servers.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path
+	}
+	cache, _ := os.UserCacheDir()
+	path = filepath.Join(cache, "flytftp-bench/usr/bin", name)
+	if _, err := os.Stat(path); err != nil {
+		Skip(t, name+" is not installed")
+	}
+	return path
 }
 
 // SkipIfShort skips a test that takes seconds, where `go test -short` asks for the quick ones.
