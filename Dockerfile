@@ -18,6 +18,7 @@ COPY *.go ./
 COPY internal/folder internal/folder
 COPY sandbox sandbox
 COPY singleport singleport
+COPY status status
 ARG TARGETOS TARGETARCH TARGETVARIANT
 ARG VERSION=devel
 # Inlining is off, because it costs a tenth of the size. It stays on for singleport, which handles

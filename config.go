@@ -16,6 +16,7 @@ import (
 // config is what the command line and the environment ask for.
 type config struct {
 	listen      []string // HOST:PORT each, with the mark optional where it may be absent
+	http        string   // HOST:PORT, empty for none
 	root        string
 	allow       allowList
 	limits      singleport.Config
@@ -28,6 +29,7 @@ type config struct {
 // Defaults and bounds of the options that singleport does not name.
 const (
 	defaultListen = ":69" // IANA's port for TFTP, on IPv4 and IPv6
+	noHTTP        = "off"
 	defaultRoot   = "files"
 	defaultUser   = "65532:65532" // "nonroot" of distroless images
 	defaultGrace  = "4s"          // Fly.io kills after 5 s
@@ -66,6 +68,8 @@ func options(c *config, getenv func(string) string) []option {
 	return []option{
 		{name: "listen", variable: "TFTP_LISTEN", initial: listen, shown: defaultListen + ", on Fly.io " + flyListen, values: "HOST:PORT,...",
 			meaning: "UDP addresses; :PORT is IPv4 and IPv6, 0 picks one, ?HOST may be absent, names of /etc/hosts", set: c.setListen},
+		{name: "http", variable: "TFTP_HTTP", initial: noHTTP, values: "HOST:PORT",
+			meaning: "TCP address of /healthz, /readyz and /metrics; never a public one", set: c.setHTTP},
 		{name: "root", variable: "TFTP_ROOT", initial: defaultRoot, values: "a folder",
 			meaning: "folder of the files that are served", set: c.setRoot},
 		{name: "allow", variable: "TFTP_ALLOW", initial: "default", values: "a list",
@@ -111,17 +115,33 @@ func (c *config) setListen(value string) error {
 	for i, addr := range c.listen {
 		addr = strings.TrimSpace(addr)
 		place, mayBeAbsent := strings.CutPrefix(addr, optional)
-		host, port, err := net.SplitHostPort(place)
-		if err != nil {
-			return errors.New("must be HOST:PORT or :PORT, an IPv6 address in brackets, several with commas")
+		if err := checkAddr(place, ", several with commas"); err != nil {
+			return err
 		}
-		if mayBeAbsent && (host == "" || strings.HasPrefix(host, optional)) {
+		if mayBeAbsent && (place[0] == ':' || strings.HasPrefix(place, optional)) {
 			return errors.New("an address that may be absent needs a host: ?HOST:PORT")
 		}
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return errors.New("the port must be a number from 0 to 65535")
-		}
 		c.listen[i] = addr
+	}
+	return nil
+}
+
+func (c *config) setHTTP(value string) error {
+	if c.http = ""; value == noHTTP {
+		return nil
+	}
+	c.http = value
+	return checkAddr(value, ", or "+noHTTP)
+}
+
+// checkAddr returns an error, to which more is added, unless addr has the form HOST:PORT.
+func checkAddr(addr, more string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return errors.New("must be HOST:PORT or :PORT, an IPv6 address in brackets" + more)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return errors.New("the port must be a number from 0 to 65535")
 	}
 	return nil
 }

@@ -32,7 +32,7 @@ func TestParse(t *testing.T) {
 	}{
 		{"", nil, func(c *config) bool {
 			return slices.Equal(c.listen, []string{":69"}) && c.root == "files" && slices.Equal(c.allow, allowList{"default"}) &&
-				fmt.Sprint(c.limits.Clients) == "[0.0.0.0/0 ::/0]" && c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.Ahead == 24 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
+				c.http == "" && fmt.Sprint(c.limits.Clients) == "[0.0.0.0/0 ::/0]" && c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.Ahead == 24 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
 				c.user.String() == "65532:65532" && c.grace == 4*time.Second && !c.healthcheck && !c.version
 		}},
 		{"", []string{"FLY_APP_NAME=x"}, func(c *config) bool {
@@ -67,6 +67,9 @@ func TestParse(t *testing.T) {
 		{"", []string{"TFTP_CLIENTS=10.0.0.0/8, fe80::/10"}, func(c *config) bool {
 			return fmt.Sprint(c.limits.Clients) == "[10.0.0.0/8 fe80::/10]"
 		}},
+		{"-http 127.0.0.1:9069", []string{"TFTP_HTTP=nonsense"}, func(c *config) bool { return c.http == "127.0.0.1:9069" }},
+		{"-http off", []string{"TFTP_HTTP=:9069"}, func(c *config) bool { return c.http == "" }},
+		{"", []string{"TFTP_HTTP=[::1]:0"}, func(c *config) bool { return c.http == "[::1]:0" }},
 		{"-healthcheck -listen :70", nil, func(c *config) bool { return c.healthcheck && c.listen[0] == ":70" }},
 		{"-version", []string{"TFTP_RATE=nonsense"}, func(c *config) bool { return c.version }},
 	} {
@@ -88,7 +91,7 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"---listen=:1"}, "", `unknown flag "---listen=:1"`},
 		{[]string{"-"}, "", `unknown flag "-"`},
 		{[]string{"--"}, "", `unknown flag "--"`},
-		{[]string{"-http", ":80"}, "", `unknown flag "-http"`},
+		{[]string{"-https", ":80"}, "", `unknown flag "-https"`},
 		{[]string{"files"}, "", `unexpected argument "files"`},
 		{[]string{"-version", "now"}, "", `unexpected argument "now"`},
 		{[]string{""}, "", `unexpected argument ""`},
@@ -105,6 +108,10 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-listen", "?"}, "", "-listen"},
 		{[]string{"-listen", "??host:69"}, "", "-listen"},
 		{[]string{"-listen", ":69,"}, "", "-listen"},
+		{[]string{"-http", "9069"}, "", "must be HOST:PORT or :PORT, an IPv6 address in brackets, or off"},
+		{[]string{"-http", ""}, "", "-http"},
+		{[]string{"-http", ":65536"}, "", "the port must be a number"},
+		{[]string{"-http", ":1,:2"}, "", "-http"},
 		{[]string{"-allow", ""}, "", "-allow"},
 		{[]string{"-allow", "default,.v*"}, "", "begins with a dot"},
 		{[]string{"-clients", ""}, "", "neither an address"},
@@ -135,6 +142,7 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-grace", "61m"}, "", "from 0s to 1h"},
 		{[]string{"-user", "nobody"}, "", "-user"},
 		{nil, "TFTP_LISTEN=6969", "TFTP_LISTEN"},
+		{nil, "TFTP_HTTP=on", "TFTP_HTTP"},
 		{nil, "TFTP_ALLOW=.", "TFTP_ALLOW"},
 		{nil, "TFTP_CLIENTS=10.0.0.1/8", "TFTP_CLIENTS"},
 		{nil, "TFTP_MAX_BLKSIZE=511", "TFTP_MAX_BLKSIZE"},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"flytftp/singleport"
+	"flytftp/status"
 )
 
 const (
@@ -40,20 +41,38 @@ func bind(log *journal, addrs []string, limits singleport.Config) (*singleport.S
 		resolved = append(resolved, net.JoinHostPort(p.host, p.port))
 	}
 	server, err := singleport.Listen(resolved, limits)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%w: stop what listens there or choose another -listen", err)
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as -listen :6969", err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%w: choose an address of this machine with -listen, or :PORT for all", err)
-	case err != nil:
-		return nil, err
+	if err != nil {
+		return nil, advise(err, "-listen", "6969")
 	}
 	for _, s := range skipped {
 		log.printf("skipped listen=%+q why=%+q", s.addr, s.why.Error())
 	}
 	return server, nil
+}
+
+// bindHTTP resolves the address of -http and binds it.
+func bindHTTP(addr string) (*status.Server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTime)
+	defer cancel()
+	p, err := locate(ctx, addr, "-http")
+	if err != nil {
+		return nil, err
+	}
+	server, err := status.Listen(net.JoinHostPort(p.host, p.port))
+	return server, advise(err, "-http", "9069")
+}
+
+// advise adds to an error of a bind what to do about it. option has the address.
+func advise(err error, option, port string) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w: stop what listens there or choose another %s", err, option)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as %s :%s", err, option, port)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w: choose an address of this machine with %s, or :PORT for all", err, option)
+	}
+	return err
 }
 
 // place is a resolved address of -listen. host is an IP address, or empty for all of the machine.
@@ -72,29 +91,41 @@ func resolveAll(ctx context.Context, addrs []string, patience time.Duration) (pl
 	defer cancel()
 	for _, addr := range addrs {
 		addr, mayBeAbsent := strings.CutPrefix(addr, optional)
-		host, port, err := net.SplitHostPort(addr)
+		within := ctx
+		if mayBeAbsent {
+			within = brief
+		}
+		p, err := locate(within, addr, "-listen")
 		switch {
+		case err != nil && mayBeAbsent:
+			skipped = append(skipped, absent{addr, errors.Unwrap(err)})
+			continue
 		case err != nil:
 			return nil, nil, err
 		case mayBeAbsent:
-			if host, err = resolve(brief, host); err == nil {
-				err = awaitAddress(brief, host)
-			}
-			if err != nil {
+			if err := awaitAddress(brief, p.host); err != nil {
 				skipped = append(skipped, absent{addr, err})
 				continue
 			}
-		case host != "":
-			if host, err = resolve(ctx, host); err != nil {
-				return nil, nil, fmt.Errorf("no address for the host name of %s: choose another -listen (%w)", addr, err)
-			}
 		}
-		places = append(places, place{host, port})
+		places = append(places, p)
 	}
 	if len(places) == 0 {
 		return nil, nil, fmt.Errorf("no address of -listen is there, the last is %s: choose another (%w)", skipped[len(skipped)-1].addr, skipped[len(skipped)-1].why)
 	}
 	return places, skipped, nil
+}
+
+// locate resolves HOST:PORT, the value of an option.
+func locate(ctx context.Context, addr, option string) (place, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" {
+		return place{host, port}, err
+	}
+	if host, err = resolve(ctx, host); err != nil {
+		return place{}, fmt.Errorf("no address for the host name of %s: choose another %s (%w)", addr, option, err)
+	}
+	return place{host, port}, nil
 }
 
 // resolve returns the address of a host. One that is a name is looked up until it has an address or

@@ -12,6 +12,7 @@ import (
 	"flytftp/internal/folder"
 	"flytftp/sandbox"
 	"flytftp/singleport"
+	"flytftp/status"
 )
 
 // version is set by -ldflags "-X main.version=...".
@@ -66,6 +67,16 @@ func run(c *config) error {
 		return err
 	}
 
+	// The page for health and metrics, too, and what tells of the process: the fences shut both
+	// ways.
+	var pages *status.Server
+	if c.http != "" {
+		if pages, err = bindHTTP(c.http); err != nil {
+			return err
+		}
+	}
+	process := status.OpenProcess()
+
 	// Nothing after the bind needs root, and no datagram has been read yet.
 	report, err := sandbox.DropPrivileges(c.user)
 	if err != nil {
@@ -98,9 +109,26 @@ func run(c *config) error {
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	signal.Notify(others, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 
+	go endIfWedged(log, server)
+	if pages != nil {
+		answerHTTP(pages, &health{server: server, folder: files}, &metrics{&log.counts, server, process, c.limits.MaxTransfers})
+		log.printf("status http=%v", pages.Addr())
+	}
 	announce(log, server, c)
 	h := &handler{folder: files, allow: c.allow, log: log, own: ownAddrs(server.Addrs())}
 	return serve(server, h, c.grace, stop, others)
+}
+
+// answerHTTP begins to answer health checks and scrapes.
+func answerHTTP(pages *status.Server, h *health, m *metrics) {
+	go pages.Serve([]status.Page{{Path: "/healthz", Get: h.alive}, {Path: "/readyz", Get: h.ready}, {Path: "/metrics", Get: m.page}})
+}
+
+// endIfWedged ends the process once a loop of the server stands still: nothing outside would. What
+// waits for that loop waits for ever, so no step of a stop is tried.
+func endIfWedged(log *journal, server *singleport.Server) {
+	log.wedged(<-server.Wedged())
+	os.Exit(1)
 }
 
 // announce writes that the server serves, and how.

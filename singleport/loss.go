@@ -36,6 +36,7 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 	case t.tries >= maxTries && t.lifetime() == progressTime, t.tries >= lastTries && w.acked+1 == w.last:
 		s.end(t, ErrTimedOut)
 	default:
+		s.tally.Timeouts++
 		t.tries++
 		t.estimator.backoff++
 		if t.tries == 2 {
@@ -77,6 +78,7 @@ func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
 		s.queue.vain(s.keyOf(t.route.client, t.digest), now)
 		s.end(t, ErrTimedOut)
 	default:
+		s.tally.Timeouts++
 		s.repeat(t, now)
 	}
 }
@@ -108,6 +110,7 @@ func (t *Transfer) lifetime() time.Duration {
 // what comes behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
 func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
+	s.tally.GoBacks++
 	t.suspectAt, t.doubted, t.blind, t.repairedAt = 0, false, toldAt == 0, now
 	t.unreachable = false // the copies show whether it still is
 	t.alarmed = toldAt != 0
@@ -310,6 +313,7 @@ func (s *shard) duplicate(t *Transfer, now int64) {
 // confirm notes that the client is where it says.
 func (s *shard) confirm(t *Transfer, now int64) {
 	t.confirmed, t.progress, t.estimator.backoff = true, now, 0
+	s.confirmed++
 	s.memory.recall(t, now)
 	s.unconfirmed.remove(t)
 	s.server.admission.confirm(&t.pass)

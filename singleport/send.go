@@ -104,6 +104,7 @@ func (s *shard) advance(t *Transfer, now int64) {
 			t.pace.begin(w.acked, now)
 		}
 		sent := s.sendBlocks(t, n, now)
+		t.largestFlight = max(t.largestFlight, w.inFlight())
 		t.pace.sent(sent, now)
 		n -= sent
 	}
@@ -152,6 +153,7 @@ func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
 	data, count, fresh := w.take(min(limit, space))
 	if t.confirmed || s.charge(t, 4+len(data), now) {
 		s.socket.sendBlocks(blocks{owner: t, number: number, count: count, fresh: fresh, data: data})
+		s.countData(count, fresh, len(data), 1)
 	}
 	t.retransmits += count - fresh
 	if fresh < count && !t.probed {

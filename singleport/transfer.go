@@ -30,6 +30,7 @@ type Transfer struct {
 	engineBlock uint16 // number of the segment that pin/tftp sent last
 	segmentSize int    // bytes, a multiple of the block size
 	segmentFrom int64  // where the next segment begins in the file, bytes
+	segmentHeld int    // bytes that pin/tftp holds for segments
 	waiting     bool   // pin/tftp waits for the answer to what it sent
 	delivery    delivery
 	following   *Transfer // in the engine's queue
@@ -68,9 +69,12 @@ type Transfer struct {
 	copiedAt    int64 // when blocks were sent again last, but for a probe
 	repairedAt  int64 // when its flight was sent again last
 	retransmits int
-	known       bool      // it counts among those of its address, see memory
-	blocked     bool      // it waits in shard.blocked until the socket is writable
-	copy        *lateCopy // of its RRQ or of the one before it, which may be a new one
+
+	largestFlight int // blocks
+
+	known   bool      // it counts among those of its address, see memory
+	blocked bool      // it waits in shard.blocked until the socket is writable
+	copy    *lateCopy // of its RRQ or of the one before it, which may be a new one
 
 	due, look int64 // see timers
 	slot      int
