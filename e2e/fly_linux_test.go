@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -56,6 +60,30 @@ func (m *flyMachine) start(t *testing.T, folder string) *daemon {
 	return startCommand(t, cmd)
 }
 
+// checkHTTP fetches what fly.toml has Fly.io ask for, from an address of the machine that is not
+// loopback.
+func (m *flyMachine) checkHTTP(t *testing.T) {
+	t.Helper()
+	values := testkit.ReadTOML(t, "../fly.toml")
+	for page, want := range map[string]string{"checks.health": "ok", "metrics": "flytftp_requests_total{"} {
+		client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+			DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
+				err = m.Do(func() (err error) {
+					conn, err = net.Dial("tcp", net.JoinHostPort(globalServices, values[page+".port"]))
+					return err
+				})
+				return conn, err
+			}}}
+		response, err := client.Get("http://machine" + values[page+".path"])
+		testkit.Must(t, err)
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %s, %v, %.300q; want %q", page, response.Status, err, body, want)
+		}
+	}
+}
+
 // With the variables of fly.toml, the server listens for the internet and for the private network.
 // A machine in the test network of a deploy reaches it there.
 func TestFlyMachine(t *testing.T) {
@@ -72,6 +100,7 @@ func TestFlyMachine(t *testing.T) {
 			t.Errorf("%s: %q, ERROR %q", addr, content, refusal)
 		}
 	}
+	m.checkHTTP(t)
 	for _, env := range []string{"", "FLY_TEST_MACHINE_IP=" + local6PN} {
 		cmd := m.Command(program(), "-healthcheck")
 		cmd.Env = append(m.env(t), env)
