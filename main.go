@@ -32,7 +32,7 @@ func main() {
 	case c.healthcheck:
 		err = healthcheck(c.listen, checkTime, checkPace)
 	default:
-		err = run(c)
+		err = run(c, newJournal(os.Stderr))
 	}
 	if err != nil {
 		exit(1, err)
@@ -45,8 +45,7 @@ func exit(status int, err error) {
 }
 
 // run serves until SIGINT or SIGTERM. A step that fails leaves nothing half started.
-func run(c *config) error {
-	log := newJournal(os.Stderr)
+func run(c *config, log *journal) error {
 	defer log.close()
 
 	// A log whose reader has gone must not end the server.

@@ -38,7 +38,7 @@ func (s *shard) offer(t *Transfer) {
 		size = -1
 	}
 	agreed, oack := negotiate(t.options, c.MaxBlockSize, c.MaxWindowSize, size)
-	t.options = nil
+	t.simple, t.options = isSimple(t.options), nil
 	t.window = newWindow(agreed, size)
 	t.segmentSize = s.server.segmentSize(agreed.blockSize, size)
 	t.flight = newFlight(agreed.windowSize, c.Ahead)
