@@ -119,7 +119,7 @@ func (c *config) setListen(value string) error {
 			return err
 		}
 		if mayBeAbsent && (place[0] == ':' || strings.HasPrefix(place, optional)) {
-			return errors.New("an address that may be absent needs a host: ?HOST:PORT")
+			return errors.New("? needs a host")
 		}
 		c.listen[i] = addr
 	}

@@ -111,9 +111,9 @@ func resolveAll(ctx context.Context, addrs []string, patience time.Duration) (pl
 		places = append(places, p)
 	}
 	if len(places) == 0 {
-		return nil, nil, fmt.Errorf("no address of -listen is there, the last is %s: choose another (%w)", skipped[len(skipped)-1].addr, skipped[len(skipped)-1].why)
+		err = fmt.Errorf("no address of -listen is there, nor %s: choose another (%w)", skipped[0].addr, skipped[0].why)
 	}
-	return places, skipped, nil
+	return places, skipped, err
 }
 
 // locate resolves HOST:PORT, the value of an option.
@@ -150,26 +150,18 @@ func resolve(ctx context.Context, host string) (string, error) {
 	}
 }
 
-// awaitAddress returns nil once the machine has the address, or an error when ctx is done. Other
-// failures are left to the bind that counts.
+// awaitAddress returns nil once the machine has the address, or an error when ctx is done.
 func awaitAddress(ctx context.Context, host string) error {
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return err
-	}
+	ip, _ := netip.ParseAddr(host) // resolve did
 	for {
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip.AsSlice(), Zone: ip.Zone()})
 		if err == nil {
 			return conn.Close()
-		}
-		// A kernel without IPv6 knows no such family.
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EAFNOSUPPORT) {
-			return nil
 		}
 		select {
 		case <-time.After(resolvePace):
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not an address of this machine", host)
+			return err
 		}
 	}
 }

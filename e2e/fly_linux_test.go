@@ -157,9 +157,9 @@ func TestAbsentAddresses(t *testing.T) {
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	d := start(t, folder, "-listen", "?192.0.2.1:0,127.0.0.1:0,?no..name:0,?[::1]:0,?[2001:db8::1]:0")
 	for _, line := range []string{
-		`skipped listen="192.0.2.1:0" why="192.0.2.1 is not an address of this machine"`,
+		`skipped listen="192.0.2.1:0" why="listen udp 192.0.2.1:0: bind: cannot assign requested address"`,
 		`skipped listen="no..name:0" why="not in /etc/hosts"`,
-		`skipped listen="[2001:db8::1]:0" why="2001:db8::1 is not an address of this machine"`,
+		`skipped listen="[2001:db8::1]:0" why="listen udp [2001:db8::1]:0: bind: cannot assign requested address"`,
 	} {
 		if !strings.Contains(d.logged(), line+"\n") {
 			t.Errorf("no line %s in\n%s", line, d.logged())
@@ -172,7 +172,7 @@ func TestAbsentAddresses(t *testing.T) {
 	if _, stderr, status := output(t, nil, "-healthcheck", "-listen", health); status != 0 {
 		t.Error(stderr)
 	}
-	fails(t, []string{"-root", folder, "-listen", "?192.0.2.1:0,?no..name:0"}, "", 1, "no address of -listen is there", "no..name")
+	fails(t, []string{"-root", folder, "-listen", "?192.0.2.1:0,?no..name:0"}, "", 1, "no address of -listen is there", "192.0.2.1")
 	fails(t, []string{"-healthcheck", "-listen", "?192.0.2.1:69"}, "", 1, "no address of -listen is there", "192.0.2.1")
 	fails(t, []string{"-listen", "?:69"}, "", 2, "-listen", "needs a host")
 	// What is there and taken is an error, whether it may be absent or not.
