@@ -385,11 +385,13 @@ func TestDashboardShowsData(t *testing.T) {
 		`flytftp_requests_total{result="failed"}`:    1,
 		`flytftp_requests_total{result="not_found"}`: 1,
 	} {
-		answer, err := s.ask(query, 0)
-		testkit.Must(t, err)
-		if len(answer) != 1 || answer[0].Value.value != want {
-			t.Errorf("%s is %v, want %v", query, answer, want)
-		}
+		await(t, func() error {
+			answer, err := s.ask(query, 0)
+			if err == nil && (len(answer) != 1 || answer[0].Value.value != want) {
+				err = fmt.Errorf("%s is %v, want %v", query, answer, want)
+			}
+			return err
+		})
 	}
 
 	testkit.Must(t, s.server.Process.Kill())
