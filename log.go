@@ -162,6 +162,9 @@ func (j *journal) append(words, format string, args []any) {
 
 // ended reports a transfer whose file was opened.
 func (j *journal) ended(path string, t transfer, err error) {
+	if err == singleport.ErrHung {
+		return // Refused had a line, when the client was told
+	}
 	s := t.Stats()
 	// The text of a time.Duration is not always ASCII.
 	format := "file=%+q client=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms"

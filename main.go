@@ -32,7 +32,7 @@ func main() {
 	case c.healthcheck:
 		err = healthcheck(c.listen, checkTime, checkPace)
 	default:
-		err = run(c)
+		err = run(c, newJournal(os.Stderr))
 	}
 	if err != nil {
 		exit(1, err)
@@ -45,8 +45,7 @@ func exit(status int, err error) {
 }
 
 // run serves until SIGINT or SIGTERM. A step that fails leaves nothing half started.
-func run(c *config) error {
-	log := newJournal(os.Stderr)
+func run(c *config, log *journal) error {
 	defer log.close()
 
 	// A log whose reader has gone must not end the server.
@@ -62,7 +61,7 @@ func run(c *config) error {
 	// The ports come while the process may still be root: ports below 1024 need it.
 	c.limits.Sockets = takeProcessors()
 	c.limits.Observer = log
-	server, err := bind(c.listen, c.limits)
+	server, err := bind(log, c.listen, c.limits)
 	if err != nil {
 		return err
 	}
@@ -148,6 +147,7 @@ func serve(server *singleport.Server, h *handler, grace time.Duration, stop, oth
 		ended <- server.Serve(func(t *singleport.Transfer) (singleport.File, error) { return h.answer(t) })
 	}()
 	lost := watch(h.folder)
+	go watchDisk(server.Hanging, h.log)
 	var failure error
 	for stopping := false; !stopping; {
 		select {
@@ -193,4 +193,20 @@ func watch(files *folder.Folder) <-chan error {
 		}
 	}()
 	return lost
+}
+
+// watchDisk writes a line when files begin to hang, and another when none does any more: the lines
+// of their clients are many, and do not say what to do.
+func watchDisk(hanging func() int, log *journal) {
+	for hung := false; ; time.Sleep(watchPace) {
+		count := hanging()
+		switch {
+		case !hung && count > 0:
+			log.printf("disk hangs operations=%d why=%+q", count,
+				"a disk or a mount below -root does not answer: see the kernel's log; other files go on, and so will these when it does")
+		case hung && count == 0:
+			log.printf("disk answers operations=0")
+		}
+		hung = count > 0
+	}
 }

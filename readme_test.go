@@ -18,7 +18,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"flytftp/internal/testkit"
 	"flytftp/singleport"
@@ -52,7 +51,7 @@ func TestDocsBootFiles(t *testing.T) {
 	}
 }
 
-var update = flag.Bool("update", false, "write the devices of docs/names.md anew")
+var update = flag.Bool("update", false, "write the devices of docs/names.md and the options of docs/flytftp.8 anew")
 
 // The section about devices is made from the names that they ask for.
 func TestDocsDevices(t *testing.T) {
@@ -343,26 +342,6 @@ func TestDocsCommands(t *testing.T) {
 	}
 	if uses == 0 {
 		t.Error("no page uses the program")
-	}
-}
-
-// The unit starts the program with flags that it has, and waits for it longer than the program
-// waits for its clients.
-func TestDocsUnit(t *testing.T) {
-	unit := testkit.CodeBlocks(testkit.ReadText(t, "docs/systemd.md"), "ini")[0]
-	value := func(key string) string {
-		match := regexp.MustCompile(`(?m)^` + key + `=(.*)$`).FindStringSubmatch(unit)
-		if match == nil {
-			t.Fatalf("the unit has no %s", key)
-		}
-		return match[1]
-	}
-	c, err := parse(strings.Fields(value("ExecStart"))[1:], environment())
-	testkit.Must(t, err)
-	stop, err := time.ParseDuration(value("TimeoutStopSec") + "s")
-	testkit.Must(t, err)
-	if stop <= c.grace {
-		t.Errorf("systemd kills after %v, but transfers have %v", stop, c.grace)
 	}
 }
 

@@ -132,6 +132,9 @@ func (s *Server) Stopping() bool { return s.stopping.Load() }
 // Active returns the number of transfers that run.
 func (s *Server) Active() int { return int(s.active.Load()) }
 
+// Hanging returns how many handlers, reads and closings of files have not returned for 2 s.
+func (s *Server) Hanging() int { return s.disk.stuck() }
+
 // SendRoom returns how many bytes may wait at a socket to be sent, of BufferSize that was asked
 // for; 0 if that is not known.
 func (s *Server) SendRoom() int {

@@ -51,6 +51,7 @@ type Transfer struct {
 	offeredAt     int64  // when the first answer was sent
 	oack          []byte // until the client acknowledged it, else nil
 	datagrams     int    // first answers that were sent to an unconfirmed client
+	simple        bool   // see isSimple
 	declined      bool   // the client acknowledges no empty block
 	unreachable   bool   // its host said since the last new ACK that the port is closed
 	uncut         bool   // datagrams that the kernel cuts do not arrive
@@ -66,6 +67,7 @@ type Transfer struct {
 	probes      int   // copies of a block whose ACK alone is missing
 	alarmed     bool  // its flight was sent again for the sign of a loss, and no ACK came since
 	alarms      int   // how often that was for nothing
+	timedOutAt  int64 // when the block was sent whose ACK the timer missed; 0 if that is settled
 	copiedAt    int64 // when blocks were sent again last, but for a probe
 	repairedAt  int64 // when its flight was sent again last
 	retransmits int

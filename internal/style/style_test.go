@@ -285,8 +285,10 @@ func TestPagesNameTests(t *testing.T) {
 // The checks run with the Go that the image is built with.
 func TestOneGo(t *testing.T) {
 	image := regexp.MustCompile(`golang:[0-9.]+-[a-z]+`)
-	used := image.FindAllString(read(t, "Dockerfile")+read(t, ".github/workflows/ci.yml"), -1)
-	if len(used) != 2 || used[0] != used[1] {
-		t.Errorf("Dockerfile and ci.yml use %q", used)
+	for _, workflow := range []string{".github/workflows/ci.yml", ".github/workflows/release.yml"} {
+		used := image.FindAllString(read(t, "Dockerfile")+read(t, workflow), -1)
+		if len(used) != 2 || used[0] != used[1] {
+			t.Errorf("Dockerfile and %s use %q", workflow, used)
+		}
 	}
 }
