@@ -9,8 +9,8 @@ import (
 )
 
 // Kubernetes mounts a ConfigMap so (AtomicWriter in the kubelet): each file is a link through
-// ..data, which is a link to a folder with the time in its name. An update renames a new ..data over
-// the old one and then removes the old folder.
+// ..data, which is a link to a folder with the time in its name. An update renames a new ..data
+// over the old one and then removes the old folder.
 func TestConfigMap(t *testing.T) {
 	mount := testkit.PublicFolder(t)
 	older, newer := testkit.Pattern(100_000), testkit.Pattern(90_000)
