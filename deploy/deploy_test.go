@@ -154,6 +154,20 @@ func TestAlertsNameWhatExists(t *testing.T) {
 	}
 }
 
+// The page lists the alerts.
+func TestPageListsAlerts(t *testing.T) {
+	rows := testkit.TableRows(testkit.ReadSection(t, "../docs/monitoring.md", "## Alerts"))
+	rules := alerts(t)
+	if len(rows) != len(rules) {
+		t.Fatalf("the page has %d alerts, the rules have %d", len(rows), len(rules))
+	}
+	for i, a := range rules {
+		if rows[i][0] != "`"+a.name+"`" || !strings.Contains(a.text, "\n        for: "+rows[i][2]+"\n") {
+			t.Errorf("the page says %q of\n%s", rows[i], a.text)
+		}
+	}
+}
+
 // tool returns the path of a program that is installed, or unpacked by .ci/packages.
 func tool(t *testing.T, name string) string {
 	t.Helper()
