@@ -345,6 +345,34 @@ func TestDocsCommands(t *testing.T) {
 	}
 }
 
+// The image target boot exists and is not what is built without a target. A line of fly.toml would
+// choose it.
+func TestDocsBootTarget(t *testing.T) {
+	stages := regexp.MustCompile(`(?m)^FROM .*$`).FindAllString(testkit.ReadText(t, "Dockerfile"), -1)
+	if !slices.Contains(stages, "FROM minimal AS boot") || stages[len(stages)-1] != "FROM minimal" {
+		t.Errorf("the stages of Dockerfile are %q", stages)
+	}
+	block := strings.TrimSpace(testkit.CodeBlocks(testkit.ReadSection(t, "docs/fly.md", "## The boot image"), "toml")[0])
+	if !strings.Contains(testkit.ReadText(t, "fly.toml"), "\n# "+strings.ReplaceAll(block, "\n", "\n# ")+"\n") {
+		t.Errorf("fly.toml has no comment with\n%s", block)
+	}
+}
+
+// The files of the way that is not tried are at least served by default.
+func TestDocsSecureBoot(t *testing.T) {
+	rows := testkit.TableRows(testkit.ReadText(t, "docs/secureboot.md"))
+	if len(rows) < 6 {
+		t.Fatalf("the tables are %q", rows)
+	}
+	for _, row := range rows {
+		for _, name := range testkit.CodeSpans(row[0]) {
+			if _, err := resolveName(name, allowList{"default"}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
 func TestDocsDHCP(t *testing.T) {
 	page := testkit.ReadText(t, "docs/dhcp.md")
 	for _, block := range testkit.CodeBlocks(page, "json") {
