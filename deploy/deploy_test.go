@@ -311,3 +311,13 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 }
+
+// kustomize reads no file outside its folder, so the base has copies.
+func TestKubernetesFiles(t *testing.T) {
+	for _, name := range []string{"boot.ipxe", "autoexec.ipxe"} {
+		served := filepath.Join("../files", name)
+		if testkit.ReadText(t, filepath.Join("kubernetes/base/files", name)) != testkit.ReadText(t, served) {
+			t.Errorf("deploy/kubernetes/base has another %s: cp files/%[1]s deploy/kubernetes/base/files/", name)
+		}
+	}
+}
