@@ -186,6 +186,7 @@ func tool(t *testing.T, name string) string {
 func TestPromtool(t *testing.T) {
 	promtool := tool(t, "promtool")
 	for _, args := range [][]string{{"check", "config", configFile}, {"check", "rules", rulesFile}, {"test", "rules", rulesTestFile}} {
+		testkit.ReadText(t, args[2]) // so that a change makes `go test` run this again
 		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
