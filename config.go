@@ -15,7 +15,8 @@ import (
 
 // config is what the command line and the environment ask for.
 type config struct {
-	listen      []string // HOST:PORT each
+	listen      []string // HOST:PORT each, with the mark optional where it may be absent
+	http        string   // HOST:PORT, empty for none
 	root        string
 	allow       allowList
 	limits      singleport.Config
@@ -27,8 +28,8 @@ type config struct {
 
 // Defaults and bounds of the options that singleport does not name.
 const (
-	defaultListen = ":69"                    // IANA's port for TFTP, on IPv4 and IPv6
-	flyListen     = "fly-global-services:69" // a Fly machine's UDP answers must leave from there
+	defaultListen = ":69" // IANA's port for TFTP, on IPv4 and IPv6
+	noHTTP        = "off"
 	defaultRoot   = "files"
 	defaultUser   = "65532:65532" // "nonroot" of distroless images
 	defaultGrace  = "4s"          // Fly.io kills after 5 s
@@ -36,6 +37,10 @@ const (
 	maxTransfers  = 100_000
 	everyone      = "0.0.0.0/0,::/0"
 )
+
+// flyListen is what :69 is elsewhere, all addresses of a Fly machine: answers to the internet must
+// leave from the first, and the second is its address in the private network.
+const flyListen = "fly-global-services:69,?fly-local-6pn:69"
 
 // option is one flag, with all that -h, the environment and the README say about it.
 type option struct {
@@ -56,9 +61,15 @@ func options(c *config, getenv func(string) string) []option {
 	if getenv("FLY_APP_NAME") != "" {
 		listen = flyListen
 	}
+	// In a machine that Fly.io starts to test another, -healthcheck asks that one.
+	if tested := getenv("FLY_TEST_MACHINE_IP"); tested != "" {
+		listen = net.JoinHostPort(tested, "69")
+	}
 	return []option{
 		{name: "listen", variable: "TFTP_LISTEN", initial: listen, shown: defaultListen + ", on Fly.io " + flyListen, values: "HOST:PORT,...",
-			meaning: "UDP addresses; :PORT is IPv4 and IPv6, port 0 picks one, names as in /etc/hosts", set: c.setListen},
+			meaning: "UDP addresses; :PORT is IPv4 and IPv6, 0 picks one, ?HOST may be absent, names of /etc/hosts", set: c.setListen},
+		{name: "http", variable: "TFTP_HTTP", initial: noHTTP, values: "HOST:PORT",
+			meaning: "TCP address of /healthz, /readyz and /metrics; never a public one", set: c.setHTTP},
 		{name: "root", variable: "TFTP_ROOT", initial: defaultRoot, values: "a folder",
 			meaning: "folder of the files that are served", set: c.setRoot},
 		{name: "allow", variable: "TFTP_ALLOW", initial: "default", values: "a list",
@@ -103,14 +114,34 @@ func (c *config) setListen(value string) error {
 	c.listen = strings.Split(value, ",")
 	for i, addr := range c.listen {
 		addr = strings.TrimSpace(addr)
-		_, port, err := net.SplitHostPort(addr)
-		if err != nil {
-			return errors.New("must be HOST:PORT or :PORT, an IPv6 address in brackets, several with commas")
+		place, mayBeAbsent := strings.CutPrefix(addr, optional)
+		if err := checkAddr(place, ", several with commas"); err != nil {
+			return err
 		}
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return errors.New("the port must be a number from 0 to 65535")
+		if mayBeAbsent && (place[0] == ':' || strings.HasPrefix(place, optional)) {
+			return errors.New("an address that may be absent needs a host: ?HOST:PORT")
 		}
 		c.listen[i] = addr
+	}
+	return nil
+}
+
+func (c *config) setHTTP(value string) error {
+	if c.http = ""; value == noHTTP {
+		return nil
+	}
+	c.http = value
+	return checkAddr(value, ", or "+noHTTP)
+}
+
+// checkAddr returns an error, to which more is added, unless addr has the form HOST:PORT.
+func checkAddr(addr, more string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return errors.New("must be HOST:PORT or :PORT, an IPv6 address in brackets" + more)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return errors.New("the port must be a number from 0 to 65535")
 	}
 	return nil
 }

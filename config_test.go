@@ -2,10 +2,14 @@ package main
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // environment returns a getenv of KEY=VALUE pairs.
@@ -28,13 +32,17 @@ func TestParse(t *testing.T) {
 	}{
 		{"", nil, func(c *config) bool {
 			return slices.Equal(c.listen, []string{":69"}) && c.root == "files" && slices.Equal(c.allow, allowList{"default"}) &&
-				fmt.Sprint(c.limits.Clients) == "[0.0.0.0/0 ::/0]" && c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.Ahead == 24 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
+				c.http == "" && fmt.Sprint(c.limits.Clients) == "[0.0.0.0/0 ::/0]" && c.limits.MaxBlockSize == 1468 && c.limits.MaxWindowSize == 64 && c.limits.Ahead == 24 && c.limits.MaxTransfers == 2000 && c.limits.Rate == 64 &&
 				c.user.String() == "65532:65532" && c.grace == 4*time.Second && !c.healthcheck && !c.version
 		}},
-		{"", []string{"FLY_APP_NAME=x"}, func(c *config) bool { return slices.Equal(c.listen, []string{"fly-global-services:69"}) }},
+		{"", []string{"FLY_APP_NAME=x"}, func(c *config) bool {
+			return slices.Equal(c.listen, []string{"fly-global-services:69", "?fly-local-6pn:69"})
+		}},
+		{"", []string{"FLY_APP_NAME=x", "FLY_TEST_MACHINE_IP=fdaa::7"}, func(c *config) bool { return slices.Equal(c.listen, []string{"[fdaa::7]:69"}) }},
 		{"", []string{"FLY_APP_NAME=x", "TFTP_LISTEN=:70"}, func(c *config) bool { return slices.Equal(c.listen, []string{":70"}) }},
 		{"-listen :71", []string{"TFTP_LISTEN=:70"}, func(c *config) bool { return slices.Equal(c.listen, []string{":71"}) }},
 		{"-listen=:71", []string{"TFTP_LISTEN=nonsense"}, func(c *config) bool { return slices.Equal(c.listen, []string{":71"}) }},
+		{"-listen ?host:69,?[::1]:7", nil, func(c *config) bool { return slices.Equal(c.listen, []string{"?host:69", "?[::1]:7"}) }},
 		{"--listen=127.0.0.1:0,[::1]:7,host:9", nil, func(c *config) bool {
 			return slices.Equal(c.listen, []string{"127.0.0.1:0", "[::1]:7", "host:9"})
 		}},
@@ -59,6 +67,9 @@ func TestParse(t *testing.T) {
 		{"", []string{"TFTP_CLIENTS=10.0.0.0/8, fe80::/10"}, func(c *config) bool {
 			return fmt.Sprint(c.limits.Clients) == "[10.0.0.0/8 fe80::/10]"
 		}},
+		{"-http 127.0.0.1:9069", []string{"TFTP_HTTP=nonsense"}, func(c *config) bool { return c.http == "127.0.0.1:9069" }},
+		{"-http off", []string{"TFTP_HTTP=:9069"}, func(c *config) bool { return c.http == "" }},
+		{"", []string{"TFTP_HTTP=[::1]:0"}, func(c *config) bool { return c.http == "[::1]:0" }},
 		{"-healthcheck -listen :70", nil, func(c *config) bool { return c.healthcheck && c.listen[0] == ":70" }},
 		{"-version", []string{"TFTP_RATE=nonsense"}, func(c *config) bool { return c.version }},
 	} {
@@ -80,7 +91,7 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"---listen=:1"}, "", `unknown flag "---listen=:1"`},
 		{[]string{"-"}, "", `unknown flag "-"`},
 		{[]string{"--"}, "", `unknown flag "--"`},
-		{[]string{"-http", ":80"}, "", `unknown flag "-http"`},
+		{[]string{"-https", ":80"}, "", `unknown flag "-https"`},
 		{[]string{"files"}, "", `unexpected argument "files"`},
 		{[]string{"-version", "now"}, "", `unexpected argument "now"`},
 		{[]string{""}, "", `unexpected argument ""`},
@@ -93,7 +104,14 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-listen", ":65536"}, "", "-listen"},
 		{[]string{"-listen", ":-1"}, "", "-listen"},
 		{[]string{"-listen", "::1:69"}, "", "-listen"},
+		{[]string{"-listen", ":69,?:70"}, "", "needs a host"},
+		{[]string{"-listen", "?"}, "", "-listen"},
+		{[]string{"-listen", "??host:69"}, "", "-listen"},
 		{[]string{"-listen", ":69,"}, "", "-listen"},
+		{[]string{"-http", "9069"}, "", "must be HOST:PORT or :PORT, an IPv6 address in brackets, or off"},
+		{[]string{"-http", ""}, "", "-http"},
+		{[]string{"-http", ":65536"}, "", "the port must be a number"},
+		{[]string{"-http", ":1,:2"}, "", "-http"},
 		{[]string{"-allow", ""}, "", "-allow"},
 		{[]string{"-allow", "default,.v*"}, "", "begins with a dot"},
 		{[]string{"-clients", ""}, "", "neither an address"},
@@ -124,6 +142,7 @@ func TestParseRefuses(t *testing.T) {
 		{[]string{"-grace", "61m"}, "", "from 0s to 1h"},
 		{[]string{"-user", "nobody"}, "", "-user"},
 		{nil, "TFTP_LISTEN=6969", "TFTP_LISTEN"},
+		{nil, "TFTP_HTTP=on", "TFTP_HTTP"},
 		{nil, "TFTP_ALLOW=.", "TFTP_ALLOW"},
 		{nil, "TFTP_CLIENTS=10.0.0.1/8", "TFTP_CLIENTS"},
 		{nil, "TFTP_MAX_BLKSIZE=511", "TFTP_MAX_BLKSIZE"},
@@ -164,5 +183,84 @@ func TestUsage(t *testing.T) {
 		if len(line) > 100 {
 			t.Errorf("a long line: %s", line)
 		}
+	}
+}
+
+// flyConfig returns the values of fly.toml, and what the program makes of its variables.
+func flyConfig(t *testing.T, args ...string) (map[string]string, *config) {
+	t.Helper()
+	values := testkit.ReadTOML(t, "fly.toml")
+	env := []string{"FLY_APP_NAME=flytftp"}
+	for key, value := range values {
+		if name, ok := strings.CutPrefix(key, "env."); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	c, err := parse(args, environment(env...))
+	testkit.Must(t, err)
+	return values, c
+}
+
+// fly.toml says what the program is, and what Fly.io needs to know of it.
+func TestFlyConfig(t *testing.T) {
+	values, c := flyConfig(t)
+	table := options(new(config), environment())
+	for key := range values {
+		if name, ok := strings.CutPrefix(key, "env."); ok && !slices.ContainsFunc(table, func(o option) bool { return o.variable == name }) {
+			t.Errorf("no option has the variable %s", name)
+		}
+	}
+	for key, want := range map[string]string{
+		"kill_signal":                   "SIGINT",
+		"services.protocol":             "udp",
+		"services.auto_stop_machines":   "off",
+		"services.auto_start_machines":  "false",
+		"services.min_machines_running": "1",
+		"restart.policy":                "always",
+	} {
+		if values[key] != want {
+			t.Errorf("%s is %q, want %q", key, values[key], want)
+		}
+	}
+	for _, addr := range c.listen {
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil || values["services.internal_port"] != port || values["services.ports.port"] != port {
+			t.Errorf("listens at %s, fly.toml has the ports %s inside and %s outside", addr, values["services.internal_port"], values["services.ports.port"])
+		}
+	}
+	for key := range values {
+		if strings.HasPrefix(key, "services.ports.") && key != "services.ports.port" {
+			t.Errorf("UDP takes no %s", key)
+		}
+	}
+	// Half a minute, of which a disk that hangs may take 2 s (docs/architecture.md).
+	kill, err := time.ParseDuration(values["kill_timeout"])
+	if err != nil || kill < 25*time.Second || kill > 35*time.Second || c.grace+2*time.Second >= kill || c.grace < kill-5*time.Second {
+		t.Errorf("killed after %v, %v, transfers have %v", kill, err, c.grace)
+	}
+	requireText(t, "docs/fly.md", fmt.Sprintf("`kill_timeout`, %.0f s, to end", kill.Seconds()), fmt.Sprintf("the %.0f s of `TFTP_GRACE`", c.grace.Seconds()))
+}
+
+// The check of a deploy runs the program in a machine of the same image, with the same variables.
+func TestFlyMachineCheck(t *testing.T) {
+	values, _ := flyConfig(t)
+	command := strings.Trim(values["services.machine_checks.command"], `["]`)
+	c, err := parse([]string{command}, environment("FLY_APP_NAME=flytftp", "FLY_TEST_MACHINE_IP=fdaa:0:1::2"))
+	if err != nil || !c.healthcheck || !slices.Equal(c.listen, []string{"[fdaa:0:1::2]:69"}) {
+		t.Errorf("%q asks %q, %v", command, c.listen, err)
+	}
+}
+
+// The example of -clients can be meant, and lets the check of a deploy through.
+func TestFlyClients(t *testing.T) {
+	_, example, found := strings.Cut(testkit.ReadText(t, "fly.toml"), "# TFTP_CLIENTS = \"")
+	example, _, _ = strings.Cut(example, "\"")
+	c, err := parse([]string{"-clients", example}, environment())
+	if !found || err != nil {
+		t.Fatalf("%q: %v", example, err)
+	}
+	private := netip.MustParseAddr("fdaa:0:1::2")
+	if !slices.ContainsFunc(c.limits.Clients, func(p netip.Prefix) bool { return p.Contains(private) }) {
+		t.Errorf("%q leaves out Fly.io's private network", example)
 	}
 }

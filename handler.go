@@ -27,19 +27,32 @@ type handler struct {
 func (h *handler) answer(t transfer) (singleport.File, error) {
 	path, err := resolveName(t.Name(), h.allow)
 	if err != nil {
-		if t.Name() != "" || !h.isOwn(t.Client().Addr()) { // else it is -healthcheck
-			h.log.refused("denied", t.Client(), t.Name(), err.Error())
+		if t.Name() == "" && h.isOwn(t.Client().Addr()) {
+			return nil, &refused{singleport.ErrNotFound, ""} // it is -healthcheck
 		}
-		return nil, singleport.ErrNotFound
+		h.log.refused("denied", t.Client(), t.Name(), err.Error())
+		return nil, &refused{singleport.ErrNotFound, "denied"}
 	}
 	file, failure := h.folder.OpenFile(path)
 	if failure != nil {
 		answer, event := refusal(failure.Kind)
 		h.log.refused(event, t.Client(), path, failure.Why)
-		return nil, answer
+		return nil, &refused{answer, event}
 	}
 	return &sentFile{file, h.log, path, t}, nil
 }
+
+// refused is why a request gets no file: what the client is told, and the word of the log, which is
+// empty for a request that nobody is to see.
+type refused struct {
+	answer *singleport.Error
+	event  string
+}
+
+func (r *refused) Error() string { return r.event }
+
+// Unwrap makes a *singleport.Error of it.
+func (r *refused) Unwrap() error { return r.answer }
 
 // sentFile is the file of a transfer, whose end it writes to the log.
 type sentFile struct {

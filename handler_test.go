@@ -120,7 +120,7 @@ func TestAnswer(t *testing.T) {
 		f := &fakeTransfer{name: c.name, mode: singleport.Octet}
 		err := f.run(h)
 		served := strings.HasPrefix(c.line, "sent ")
-		if f.sent.String() != c.want || served != (err == nil) || !served && err != singleport.ErrNotFound {
+		if f.sent.String() != c.want || served != (err == nil) || !served && !errors.Is(err, singleport.ErrNotFound) {
 			t.Errorf("%q: sent %q, %v", c.name, f.sent.String(), err)
 		}
 		if served && f.size != int64(len(c.want)) || !served && f.size != -1 {
@@ -198,7 +198,7 @@ func TestRefusal(t *testing.T) {
 func TestHealthcheckLeavesNoLine(t *testing.T) {
 	h, _, log := newHandler(t)
 	h.own = []netip.Addr{netip.MustParseAddr("192.0.2.7")}
-	if err := new(fakeTransfer).run(h); err != singleport.ErrNotFound {
+	if err := new(fakeTransfer).run(h); !errors.Is(err, singleport.ErrNotFound) {
 		t.Error(err)
 	}
 	if lines := log(); lines != "" {

@@ -19,19 +19,19 @@ const (
 var checkRequest = []byte("\x00\x01\x00octet\x00")
 
 // healthcheck returns nil if a TFTP server answers at every address of -listen before limit is
-// over. An unanswered RRQ is sent again after pace.
+// over; one that may be absent, and is, is not asked. An unanswered RRQ is sent again after pace.
 func healthcheck(addrs []string, limit, pace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	for _, addr := range addrs {
-		host, port, err := resolve(ctx, addr)
-		if err != nil {
-			return err
+	places, _, err := resolveAll(ctx, addrs, 0)
+	if err != nil {
+		return err
+	}
+	for _, p := range places {
+		if p.port == "0" {
+			return fmt.Errorf("cannot ask at %s:0: -healthcheck needs the port that the server was given", p.host)
 		}
-		if port == "0" {
-			return fmt.Errorf("cannot ask at %s: -healthcheck needs the port that the server was given", addr)
-		}
-		if err := ask(ctx, net.JoinHostPort(reachable(host), port), pace); err != nil {
+		if err := ask(ctx, net.JoinHostPort(reachable(p.host), p.port), pace); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"flytftp/singleport"
+	"flytftp/status"
 )
 
 const (
@@ -20,46 +21,116 @@ const (
 	// the machine has started. resolvePace lies between two attempts.
 	resolveTime = 5 * time.Second
 	resolvePace = 200 * time.Millisecond
+
+	// optional is the first character of an address of -listen that may be absent. A start waits
+	// optionalTime for it: it may be about to appear, and the server serves without.
+	optional     = "?"
+	optionalTime = time.Second
 )
 
-// bind resolves the addresses of -listen and binds them all.
-func bind(addrs []string, limits singleport.Config) (*singleport.Server, error) {
+// bind resolves the addresses of -listen and binds all that are there.
+func bind(log *journal, addrs []string, limits singleport.Config) (*singleport.Server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), resolveTime)
 	defer cancel()
+	places, skipped, err := resolveAll(ctx, addrs, optionalTime)
+	if err != nil {
+		return nil, err
+	}
 	var resolved []string
-	for _, addr := range addrs {
-		host, port, err := resolve(ctx, addr)
-		if err != nil {
-			return nil, err
-		}
-		resolved = append(resolved, net.JoinHostPort(host, port))
+	for _, p := range places {
+		resolved = append(resolved, net.JoinHostPort(p.host, p.port))
 	}
 	server, err := singleport.Listen(resolved, limits)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%w: stop what listens there or choose another -listen", err)
-	case errors.Is(err, syscall.EACCES):
-		return nil, fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as -listen :6969", err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%w: choose an address of this machine with -listen, or :PORT for all", err)
+	if err != nil {
+		return nil, advise(err, "-listen", "6969")
 	}
-	return server, err
+	for _, s := range skipped {
+		log.printf("skipped listen=%+q why=%+q", s.addr, s.why.Error())
+	}
+	return server, nil
 }
 
-// resolve splits HOST:PORT. A host that is a name is looked up until it has an address or ctx is
-// done.
-func resolve(ctx context.Context, addr string) (host, port string, err error) {
-	host, port, err = net.SplitHostPort(addr)
-	if err != nil || host == "" {
-		return host, port, err
+// bindHTTP resolves the address of -http and binds it.
+func bindHTTP(addr string) (*status.Server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), resolveTime)
+	defer cancel()
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil && host != "" {
+		if host, err = resolve(ctx, host); err != nil {
+			return nil, fmt.Errorf("no address for the host name of %s: choose another -http (%w)", addr, err)
+		}
 	}
+	if err != nil {
+		return nil, err
+	}
+	server, err := status.Listen(net.JoinHostPort(host, port))
+	return server, advise(err, "-http", "9069")
+}
+
+// advise adds to an error of a bind what to do about it. option has the address.
+func advise(err error, option, port string) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%w: stop what listens there or choose another %s", err, option)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as %s :%s", err, option, port)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w: choose an address of this machine with %s, or :PORT for all", err, option)
+	}
+	return err
+}
+
+// place is a resolved address of -listen. host is an IP address, or empty for all of the machine.
+type place struct{ host, port string }
+
+// absent is an address of -listen that is not there, and may be absent.
+type absent struct {
+	addr string // without its mark
+	why  error
+}
+
+// resolveAll resolves the addresses of -listen until ctx is done, and waits at most patience for
+// those that may be absent. One at least must be there.
+func resolveAll(ctx context.Context, addrs []string, patience time.Duration) (places []place, skipped []absent, err error) {
+	brief, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for _, addr := range addrs {
+		addr, mayBeAbsent := strings.CutPrefix(addr, optional)
+		host, port, err := net.SplitHostPort(addr)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case mayBeAbsent:
+			if host, err = resolve(brief, host); err == nil {
+				err = awaitAddress(brief, host)
+			}
+			if err != nil {
+				skipped = append(skipped, absent{addr, err})
+				continue
+			}
+		case host != "":
+			if host, err = resolve(ctx, host); err != nil {
+				return nil, nil, fmt.Errorf("no address for the host name of %s: choose another -listen (%w)", addr, err)
+			}
+		}
+		places = append(places, place{host, port})
+	}
+	if len(places) == 0 {
+		return nil, nil, fmt.Errorf("no address of -listen is there, the last is %s: choose another (%w)", skipped[len(skipped)-1].addr, skipped[len(skipped)-1].why)
+	}
+	return places, skipped, nil
+}
+
+// resolve returns the address of a host. One that is a name is looked up until it has an address or
+// ctx is done.
+func resolve(ctx context.Context, host string) (string, error) {
 	if _, err := netip.ParseAddr(host); err == nil {
-		return host, port, nil
+		return host, nil
 	}
 	for {
 		table, err := os.ReadFile(hostsFile)
 		if ips := lookUp(host, string(table)); len(ips) > 0 {
-			return preferIPv4(ips).String(), port, nil
+			return preferIPv4(ips).String(), nil
 		}
 		if err == nil {
 			err = errors.New("not in " + hostsFile)
@@ -67,13 +138,38 @@ func resolve(ctx context.Context, addr string) (host, port string, err error) {
 		select {
 		case <-time.After(resolvePace):
 		case <-ctx.Done():
-			return "", "", fmt.Errorf("no address for the host name of %s: choose another -listen (%w)", addr, err)
+			return "", err
+		}
+	}
+}
+
+// awaitAddress returns nil once the machine has the address, or an error when ctx is done. Other
+// failures are left to the bind that counts.
+func awaitAddress(ctx context.Context, host string) error {
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return err
+	}
+	for {
+		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
+		if err == nil {
+			return conn.Close()
+		}
+		// A kernel without IPv6 knows no such family.
+		if !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EAFNOSUPPORT) {
+			return nil
+		}
+		select {
+		case <-time.After(resolvePace):
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not an address of this machine", host)
 		}
 	}
 }
 
 // hostsFile has the names that a machine can be bound by: its own, localhost, and on Fly.io
-// fly-global-services. Package net would ask the DNS as well, and be 54 kB more of the image.
+// fly-global-services and fly-local-6pn. Package net would ask the DNS as well, and be 54 kB more
+// of the image.
 const hostsFile = "/etc/hosts"
 
 // lookUp returns the addresses that a table in the form of hosts(5) has for name.

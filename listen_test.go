@@ -13,21 +13,37 @@ import (
 )
 
 func TestResolve(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	for _, c := range [][3]string{
-		{":69", "", "69"}, {"127.0.0.1:69", "127.0.0.1", "69"}, {"[::1]:7", "::1", "7"},
-		{"[fe80::1%lo]:7", "fe80::1%lo", "7"}, {"localhost:0", "127.0.0.1", "0"},
+	for _, c := range []struct{ addrs, places, skipped string }{
+		{":69", "[{ 69}]", ""},
+		{"127.0.0.1:69", "[{127.0.0.1 69}]", ""},
+		{"[::1]:7", "[{::1 7}]", ""},
+		{"[fe80::1%lo]:7", "[{fe80::1%lo 7}]", ""},
+		{"192.0.2.1:69", "[{192.0.2.1 69}]", ""}, // the bind refuses it
+		{"localhost:0", "[{127.0.0.1 0}]", ""},
+		{"?127.0.0.1:7", "[{127.0.0.1 7}]", ""},
+		{"?localhost:7,:8", "[{127.0.0.1 7} { 8}]", ""},
+		{":7,?no..name:8", "[{ 7}]", "no..name:8 not in /etc/hosts\n"},
+		{"?192.0.2.1:7,127.0.0.1:8,?[2001:db8::1]:9", "[{127.0.0.1 8}]",
+			"192.0.2.1:7 192.0.2.1 is not an address of this machine\n[2001:db8::1]:9 2001:db8::1 is not an address of this machine\n"},
 	} {
-		host, port, err := resolve(ctx, c[0])
-		if host != c[1] || port != c[2] || err != nil {
-			t.Errorf("%s: %s %s %v", c[0], host, port, err)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		places, skipped, err := resolveAll(ctx, strings.Split(c.addrs, ","), time.Millisecond)
+		told := ""
+		for _, s := range skipped {
+			told += fmt.Sprintln(s.addr, s.why)
+		}
+		if fmt.Sprint(places) != c.places || told != c.skipped || err != nil {
+			t.Errorf("%s: %v, skipped %q, %v", c.addrs, places, told, err)
 		}
 	}
-	short, cancel := context.WithTimeout(ctx, 3*resolvePace/2)
-	defer cancel()
-	if _, _, err := resolve(short, "no..name:69"); err == nil || !strings.Contains(err.Error(), "no..name:69") {
-		t.Error(err)
+	for _, addrs := range []string{"no..name:69", "?127.0.0.1:7,no..name:69", "?no..name:69", "?192.0.2.1:7,?no..name:69"} {
+		short, cancel := context.WithTimeout(t.Context(), 3*resolvePace/2)
+		defer cancel()
+		_, _, err := resolveAll(short, strings.Split(addrs, ","), time.Millisecond)
+		if err == nil || !strings.Contains(err.Error(), "no..name:69") || !strings.Contains(err.Error(), "-listen") {
+			t.Errorf("%s: %v", addrs, err)
+		}
 	}
 }
 

@@ -64,6 +64,8 @@ type journal struct {
 	sent    int         // lines of whole transfers since then
 	panics  int
 
+	counts counters // whether lines are written or not
+
 	searches []*search // the first to begin first
 	closed   bool
 }
@@ -130,6 +132,7 @@ func (j *journal) write() {
 		j.lost = 0
 		j.mu.Unlock()
 		if lost > 0 {
+			j.counts.linesSuppressed.Add(uint64(lost))
 			lines = fmt.Appendf(lines, "log lost lines=%d\n", lost)
 		}
 		j.w.Write(lines)
@@ -159,6 +162,9 @@ func (j *journal) append(words, format string, args []any) {
 
 // ended reports a transfer whose file was opened.
 func (j *journal) ended(path string, t transfer, err error) {
+	if err == singleport.ErrHung {
+		return // Refused had a line, when the client was told
+	}
 	s := t.Stats()
 	// The text of a time.Duration is not always ASCII.
 	format := "file=%+q client=%v bytes=%d blksize=%d windowsize=%d retransmits=%d duration=%.1fms"
@@ -252,6 +258,9 @@ func (j *journal) countLocked(event string, client netip.AddrPort, weight int, f
 	}
 	if format == "" || s.lines == perNetwork || *lines == ofAll {
 		s.suppressed += weight
+		if format != "" {
+			j.counts.linesSuppressed.Add(1)
+		}
 		return
 	}
 	s.lines++
@@ -286,6 +295,13 @@ var strayEvent = singleport.RefusedStray.String()
 // Refused implements singleport.Observer. Datagrams that anyone can send without end, and that
 // nobody needs to see one by one, are only counted.
 func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Refusal) {
+	j.counts.refusals[why].Add(1)
+	switch why {
+	case singleport.RefusedWrite, singleport.RefusedMode:
+		j.counts.request("denied")
+	case singleport.RefusedBusy, singleport.RefusedStopping:
+		j.counts.request("busy")
+	}
 	switch why {
 	case singleport.RefusedWrite:
 		j.refused("denied", client, name, "write request")
@@ -304,8 +320,22 @@ func (j *journal) Refused(client netip.AddrPort, name string, why singleport.Ref
 	}
 }
 
+// Ended implements singleport.Observer: it counts a request by how it ended.
+func (j *journal) Ended(err error, acknowledged int64) {
+	refusal, isRefused := err.(*refused)
+	switch {
+	case isRefused:
+		j.counts.request(refusal.event)
+	case err == singleport.ErrHung:
+		j.counts.request("hanging")
+	default:
+		j.counts.request(outcome(err, acknowledged))
+	}
+}
+
 // Panicked implements singleport.Observer. Only the first panics are written with their stack.
 func (j *journal) Panicked(value any, stack []byte) {
+	j.counts.panicked.Add(1)
 	j.mu.Lock()
 	j.panics++
 	withStack := j.panics <= panicStacks
@@ -315,4 +345,20 @@ func (j *journal) Panicked(value any, stack []byte) {
 		return
 	}
 	j.count("panicked", netip.AddrPort{}, "value=%+q", fmt.Sprint(value))
+}
+
+// wedged writes the last line of a process that has to end. It takes no lock, because the loop that
+// stands still may hold it or wait for it, and gives up after a second if the reader does not take
+// the line.
+func (j *journal) wedged(w singleport.Wedge) {
+	line := fmt.Appendf(nil, "wedged loop=%+q listen=%v stack=%+q\n", w.Loop, w.Addr, w.Stacks)
+	written := make(chan struct{})
+	go func() {
+		j.w.Write(line)
+		close(written)
+	}()
+	select {
+	case <-written:
+	case <-time.After(time.Second):
+	}
 }

@@ -1,15 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"flytftp/internal/testkit"
 	"flytftp/singleport"
 )
 
@@ -355,5 +360,73 @@ func TestJournalPanics(t *testing.T) {
 	}
 	if lines := strings.Count(out.String(), "\n"); lines != panicStacks+linesPerNetwork+1 {
 		t.Errorf("%d lines", lines)
+	}
+}
+
+// wedgeVariable has the binary of these tests, when it is started again, become the program. A byte
+// on its standard input has one of its goroutines keep the lock of the log for ever.
+const wedgeVariable = "FLYTFTP_WEDGE"
+
+func init() {
+	if os.Getenv(wedgeVariable) == "" {
+		return
+	}
+	log := newJournal(os.Stderr)
+	go func() {
+		os.Stdin.Read(make([]byte, 1))
+		log.mu.Lock()
+	}()
+	c, err := parse(os.Args[1:], os.Getenv)
+	if err == nil {
+		err = run(c, log)
+	}
+	exit(3, err)
+}
+
+// A process whose loop stands still says so and ends with exit status 1, with and without -http,
+// even if what is stuck is the log.
+func TestWedgedProcessEnds(t *testing.T) {
+	testkit.SkipIfShort(t)
+	for _, http := range []string{"off", "127.0.0.1:0"} {
+		t.Run(http, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command(os.Args[0], "-listen", "127.0.0.1:0", "-root", t.TempDir(), "-http", http, "-user", "root")
+			cmd.Env = append(os.Environ(), wedgeVariable+"=1")
+			stdin, err := cmd.StdinPipe()
+			testkit.Must(t, err)
+			stderr, err := cmd.StderrPipe()
+			testkit.Must(t, err)
+			testkit.Must(t, cmd.Start())
+			defer cmd.Process.Kill()
+			last, began := "", time.Time{}
+			for lines := bufio.NewScanner(stderr); lines.Scan(); {
+				last = lines.Text()
+				if _, rest, found := strings.Cut(last, "serving listen="); found {
+					addr, _, _ := strings.Cut(rest, " ")
+					stdin.Write([]byte{0})
+					conn, err := net.Dial("udp", addr)
+					testkit.Must(t, err)
+					defer conn.Close()
+					began = time.Now()
+					go func() { // strays, which the loop would tell the log of
+						for range 300 {
+							conn.Write([]byte("\x00\x04\x00\x01"))
+							time.Sleep(50 * time.Millisecond)
+						}
+					}()
+				}
+			}
+			cmd.Wait()
+			if status := cmd.ProcessState.ExitCode(); status != 1 {
+				t.Errorf("exit status %d", status)
+			}
+			if took := time.Since(began); took < 9*time.Second {
+				t.Errorf("it ended after %v", took)
+			}
+			const want = `wedged loop="reads the socket" listen=127.0.0.1:`
+			if !strings.HasPrefix(last, want) || !strings.Contains(last, `(*journal).Refused(`) {
+				t.Errorf("the last line is %s", last)
+			}
+		})
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"flytftp/internal/folder"
 	"flytftp/sandbox"
 	"flytftp/singleport"
+	"flytftp/status"
 )
 
 // version is set by -ldflags "-X main.version=...".
@@ -31,7 +32,7 @@ func main() {
 	case c.healthcheck:
 		err = healthcheck(c.listen, checkTime, checkPace)
 	default:
-		err = run(c)
+		err = run(c, newJournal(os.Stderr))
 	}
 	if err != nil {
 		exit(1, err)
@@ -44,8 +45,7 @@ func exit(status int, err error) {
 }
 
 // run serves until SIGINT or SIGTERM. A step that fails leaves nothing half started.
-func run(c *config) error {
-	log := newJournal(os.Stderr)
+func run(c *config, log *journal) error {
 	defer log.close()
 
 	// A log whose reader has gone must not end the server.
@@ -61,10 +61,20 @@ func run(c *config) error {
 	// The ports come while the process may still be root: ports below 1024 need it.
 	c.limits.Sockets = takeProcessors()
 	c.limits.Observer = log
-	server, err := bind(c.listen, c.limits)
+	server, err := bind(log, c.listen, c.limits)
 	if err != nil {
 		return err
 	}
+
+	// The page for health and metrics, too, and what tells of the process: the fences shut both
+	// ways.
+	var pages *status.Server
+	if c.http != "" {
+		if pages, err = bindHTTP(c.http); err != nil {
+			return err
+		}
+	}
+	process := status.OpenProcess()
 
 	// Nothing after the bind needs root, and no datagram has been read yet.
 	report, err := sandbox.DropPrivileges(c.user)
@@ -98,9 +108,26 @@ func run(c *config) error {
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
 	signal.Notify(others, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
 
+	go endIfWedged(log, server)
+	if pages != nil {
+		answerHTTP(pages, &health{server: server, folder: files}, &metrics{&log.counts, server, process, c.limits.MaxTransfers})
+		log.printf("status http=%v", pages.Addr())
+	}
 	announce(log, server, c)
 	h := &handler{folder: files, allow: c.allow, log: log, own: ownAddrs(server.Addrs())}
 	return serve(server, h, c.grace, stop, others)
+}
+
+// answerHTTP begins to answer health checks and scrapes.
+func answerHTTP(pages *status.Server, h *health, m *metrics) {
+	go pages.Serve([]status.Page{{Path: "/healthz", Get: h.alive}, {Path: "/readyz", Get: h.ready}, {Path: "/metrics", Get: m.page}})
+}
+
+// endIfWedged ends the process once a loop of the server stands still: nothing outside would. What
+// waits for that loop waits for ever, so no step of a stop is tried.
+func endIfWedged(log *journal, server *singleport.Server) {
+	log.wedged(<-server.Wedged())
+	os.Exit(1)
 }
 
 // announce writes that the server serves, and how.
@@ -120,6 +147,7 @@ func serve(server *singleport.Server, h *handler, grace time.Duration, stop, oth
 		ended <- server.Serve(func(t *singleport.Transfer) (singleport.File, error) { return h.answer(t) })
 	}()
 	lost := watch(h.folder)
+	go watchDisk(server.Hanging, h.log)
 	var failure error
 	for stopping := false; !stopping; {
 		select {
@@ -165,4 +193,20 @@ func watch(files *folder.Folder) <-chan error {
 		}
 	}()
 	return lost
+}
+
+// watchDisk writes a line when files begin to hang, and another when none does any more: the lines
+// of their clients are many, and do not say what to do.
+func watchDisk(hanging func() int, log *journal) {
+	for hung := false; ; time.Sleep(watchPace) {
+		count := hanging()
+		switch {
+		case !hung && count > 0:
+			log.printf("disk hangs operations=%d why=%+q", count,
+				"a disk or a mount below -root does not answer: see the kernel's log; other files go on, and so will these when it does")
+		case hung && count == 0:
+			log.printf("disk answers operations=0")
+		}
+		hung = count > 0
+	}
 }

@@ -47,7 +47,7 @@ func manualOptions() string {
 		if o.variable != "" {
 			fmt.Fprintf(&b, " Ar %s", strings.ReplaceAll(roff(value), " ", "\\ "))
 		}
-		fmt.Fprintf(&b, "\n%s.\n", roff(strings.ToUpper(o.meaning[:1])+o.meaning[1:]))
+		fmt.Fprintf(&b, "\n%s", wrap(roff(strings.ToUpper(o.meaning[:1])+o.meaning[1:])+".", 80))
 		if o.variable != "" {
 			fmt.Fprintf(&b, ".Ev %s :\n%sdefault %s.\n", o.variable, limits, roff(o.defaultText()))
 		}

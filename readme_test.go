@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ import (
 
 	"flytftp/internal/testkit"
 	"flytftp/singleport"
+	"flytftp/status"
 )
 
 func TestReadmeOptionTable(t *testing.T) {
@@ -215,7 +217,7 @@ func logLiterals(t *testing.T) (parts lineParts) {
 	more, err := filepath.Glob("sandbox/*.go")
 	testkit.Must(t, err)
 	for _, path := range append(paths, more...) {
-		if strings.HasSuffix(path, "_test.go") {
+		if strings.HasSuffix(path, "_test.go") || path == "metrics.go" { // its labels are no keys
 			continue
 		}
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
@@ -343,6 +345,34 @@ func TestDocsCommands(t *testing.T) {
 	}
 }
 
+// The image target boot exists and is not what is built without a target. A line of fly.toml would
+// choose it.
+func TestDocsBootTarget(t *testing.T) {
+	stages := regexp.MustCompile(`(?m)^FROM .*$`).FindAllString(testkit.ReadText(t, "Dockerfile"), -1)
+	if !slices.Contains(stages, "FROM minimal AS boot") || stages[len(stages)-1] != "FROM minimal" {
+		t.Errorf("the stages of Dockerfile are %q", stages)
+	}
+	block := strings.TrimSpace(testkit.CodeBlocks(testkit.ReadSection(t, "docs/fly.md", "## The boot image"), "toml")[0])
+	if !strings.Contains(testkit.ReadText(t, "fly.toml"), "\n# "+strings.ReplaceAll(block, "\n", "\n# ")+"\n") {
+		t.Errorf("fly.toml has no comment with\n%s", block)
+	}
+}
+
+// The files of the way that is not tried are at least served by default.
+func TestDocsSecureBoot(t *testing.T) {
+	rows := testkit.TableRows(testkit.ReadText(t, "docs/secureboot.md"))
+	if len(rows) < 6 {
+		t.Fatalf("the tables are %q", rows)
+	}
+	for _, row := range rows {
+		for _, name := range testkit.CodeSpans(row[0]) {
+			if _, err := resolveName(name, allowList{"default"}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+}
+
 func TestDocsDHCP(t *testing.T) {
 	page := testkit.ReadText(t, "docs/dhcp.md")
 	for _, block := range testkit.CodeBlocks(page, "json") {
@@ -381,6 +411,63 @@ func TestDocsDHCP(t *testing.T) {
 		testkit.WriteFile(t, file, []byte(strings.ReplaceAll(block, "# dhcp", "dhcp")))
 		if out, err := exec.Command(path, "--test", "--conf-file="+file).CombinedOutput(); err != nil {
 			t.Errorf("%v: %s", err, out)
+		}
+	}
+}
+
+// The page explains every metric as the program does, in its order, and no other.
+func TestDocsMetrics(t *testing.T) {
+	var out strings.Builder
+	j := newJournal(&out)
+	defer j.close()
+	server, err := singleport.Listen([]string{"127.0.0.1:0"}, singleport.Config{})
+	testkit.Must(t, err)
+	page, _ := (&metrics{&j.counts, server, status.OpenProcess(), 1}).page(nil)
+	var want [][]string
+	families := regexp.MustCompile(`(?m)^# HELP (\w+) (.*)\n# TYPE (\w+) (\w+)$`).FindAllStringSubmatch(string(page), -1)
+	for _, f := range families {
+		if f[1] != f[3] {
+			t.Errorf("%s and %s", f[1], f[3])
+		}
+		want = append(want, []string{"`" + f[1] + "`", f[4], f[2]})
+	}
+	var got [][]string
+	for _, row := range testkit.TableRows(testkit.ReadSection(t, "docs/metrics.md", "## Metrics")) {
+		if runtime.GOOS == "linux" || slices.ContainsFunc(want, func(w []string) bool { return w[0] == row[0] }) {
+			got = append(got, row)
+		}
+	}
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("docs/metrics.md has\n%q\nthe program has\n%q", got, want)
+	}
+	// Every name of the contract is written.
+	source := testkit.ReadText(t, "metrics.go")
+	names := regexp.MustCompile(`(?m)^\tmetric\w+ += "(\w+)"`).FindAllStringSubmatch(source, -1)
+	if len(names) != len(want) && runtime.GOOS == "linux" || len(names) == 0 {
+		t.Errorf("%d names, %d metrics", len(names), len(want))
+	}
+	// The values of the labels, and no others.
+	labels := map[string][]string{"result": results[:]}
+	for why := range reasons {
+		labels["reason"] = append(labels["reason"], singleport.Refusal(why).String())
+	}
+	section := testkit.ReadSection(t, "docs/metrics.md", "## Metrics")
+	for label, values := range labels {
+		_, text, _ := strings.Cut(section, "The values of `"+label+"`")
+		text, _, _ = strings.Cut(text, "\n\n")
+		said := testkit.CodeSpans(text)
+		for _, value := range values {
+			if !slices.Contains(said, value) {
+				t.Errorf("docs/metrics.md does not name the %s %s", label, value)
+			}
+			if !strings.Contains(string(page), label+`="`+value+`"}`) {
+				t.Errorf("no %s %s in\n%s", label, value, page)
+			}
+		}
+	}
+	for _, result := range results {
+		if word := strings.ReplaceAll(result, "_", " "); !strings.Contains(testkit.ReadSection(t, "docs/log.md", "## Events"), "| `"+word+"` |") {
+			t.Errorf("docs/log.md has no event %s", word)
 		}
 	}
 }

@@ -104,7 +104,8 @@ func TestAutoexec(t *testing.T) {
 	}
 }
 
-// The scripts that are served jump to labels that they have. The rest of them takes iPXE to try.
+// The scripts that are served jump to labels that they have, and the menu knows each iPXE of the
+// boot image. The rest of them takes iPXE to try.
 func TestScripts(t *testing.T) {
 	for _, name := range []string{"boot.ipxe", "autoexec.ipxe"} {
 		script := testkit.ReadText(t, "../files/"+name)
@@ -114,6 +115,14 @@ func TestScripts(t *testing.T) {
 		for _, match := range regexp.MustCompile(`goto (\w+)`).FindAllStringSubmatch(script, -1) {
 			if !strings.Contains(script, "\n:"+match[1]+"\n") {
 				t.Errorf("%s has no label %s", name, match[1])
+			}
+		}
+	}
+	menu := testkit.ReadText(t, "../files/boot.ipxe")
+	for _, row := range testkit.TableRows(testkit.ReadSection(t, "../docs/boot.md", "## What is in it")) {
+		for _, name := range testkit.CodeSpans(row[0]) {
+			if strings.HasPrefix(name, "memtest") != !strings.Contains(menu, "\niseq ${next} "+name+" && goto loop ||\n") {
+				t.Errorf("boot.ipxe does not know if %s would lead back to it", name)
 			}
 		}
 	}

@@ -196,6 +196,15 @@ var attempts = []attempt{
 		addr, length := in4(0)
 		return raw(unix.SYS_BIND, uintptr(h.tcp), addr, length)
 	}, 0, eacces, eperm},
+	{"TCP socket", func(s *surroundings, h handles) syscall.Errno {
+		return raw(unix.SYS_SOCKET, syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	}, 0, 0, eperm},
+	{"TCP listen", func(s *surroundings, h handles) syscall.Errno {
+		return raw(unix.SYS_LISTEN, uintptr(h.tcp), 1)
+	}, 0, 0, eperm},
+	{"fcntl that changes", func(s *surroundings, h handles) syscall.Errno {
+		return raw(unix.SYS_FCNTL, uintptr(h.udp), unix.F_SETFL, unix.O_NONBLOCK)
+	}, 0, 0, eperm},
 	{"abstract socket", func(s *surroundings, h handles) syscall.Errno {
 		addr := append([]byte{byte(syscall.AF_UNIX), 0, 0}, s.unix[1:]...)
 		return raw(unix.SYS_CONNECT, uintptr(h.unix), uintptr(unsafe.Pointer(&addr[0])), uintptr(len(addr)))

@@ -43,6 +43,11 @@ func calls(pid uint32) []call {
 		{amd64: 47, arm64: 212},  // recvmsg
 		{amd64: 45, arm64: 207},  // recvfrom
 
+		// Connections to the socket that listens, if there is one. os.NewFile asks whether they
+		// block.
+		{amd64: 288, arm64: 242}, // accept4
+		{amd64: 72, arm64: 25, arg: 1, mask: 1<<32 - 1, want: unix.F_GETFL}, // fcntl
+
 		// The runtime at work: waiting, waking and preempting.
 		{amd64: 281, arm64: 22},  // epoll_pwait
 		{amd64: 202, arm64: 98},  // futex

@@ -152,6 +152,9 @@ func TestHangingFilesStopNoOthers(t *testing.T) {
 						t.Errorf("a client was told after %v", took)
 					}
 				}
+				if hanging := n.server.Hanging(); hanging != len(d.kept) {
+					t.Errorf("the server tells of %d operations, %d hang", hanging, len(d.kept))
+				}
 				if took := n.healthy(5002, "whole", d.content, 0); took > time.Second {
 					t.Errorf("a transfer took %v once the disk had hung for long", took)
 				}
@@ -186,6 +189,9 @@ func TestHangingFilesAreBounded(t *testing.T) {
 		close(d.healed)
 		d.healed = make(chan struct{})
 		n.healthy(5003, "whole", d.content, 0)
+		if hanging := n.server.Hanging(); hanging != 0 {
+			t.Errorf("the server tells of %d operations when none hangs", hanging)
+		}
 	})
 }
 

@@ -26,6 +26,7 @@ import (
 type engine struct {
 	shard  *shard
 	server *tftp.Server
+	loop   loop
 
 	// Of the shard's mutex.
 	arrived  *sync.Cond // there is something in the queue, or closing changed
@@ -67,6 +68,7 @@ var errEnded = errors.New("the transfer has ended")
 
 func newEngine(s *shard) *engine {
 	e := &engine{shard: s, byID: map[uint64]*Transfer{}, arrived: sync.NewCond(&s.mu), blockSize: smallBlockSize}
+	e.loop.name = "runs the transfers"
 	e.server = tftp.NewServer(e.read, nil)
 	e.server.EnableSinglePort()
 	e.server.SetTimeout(engineTimeout)
@@ -136,6 +138,7 @@ func (e *engine) dequeue() *Transfer {
 			return nil
 		}
 		e.arrived.Wait()
+		e.loop.turns()
 	}
 	t := e.queue
 	e.queue, t.following = t.following, nil
@@ -150,6 +153,7 @@ func (e *engine) ReadFrom(b []byte) (int, net.Addr, error) {
 	e.setBlockSize(smallBlockSize)
 	e.given = nil
 	e.shard.mu.Lock()
+	e.loop.turns()
 	for {
 		t := e.dequeue()
 		if t == nil {
@@ -257,6 +261,8 @@ func (e *engine) read(_ string, rf io.ReaderFrom) error {
 // add has pin/tftp begin t, under an address of its own.
 func (e *engine) add(t *Transfer) {
 	t.stage = engaged
+	t.segmentHeld = t.segmentSize
+	e.shard.segmentBytes += int64(t.segmentHeld)
 	e.lastID++
 	t.id = e.lastID
 	binary.BigEndian.PutUint32(t.ip[:], uint32(t.id>>16))

@@ -116,6 +116,8 @@ type link struct {
 
 	using sync.Mutex // shows calls that overlap
 
+	data, dataBytes uint64 // DATA that left, and what was in it
+
 	mu       sync.Mutex
 	arrived  *sync.Cond
 	random   [3]*rand.Rand // for datagrams to the server, to clients, and for the server's batches
@@ -127,8 +129,9 @@ type link struct {
 	free     [2]time.Time // when the wire is free again
 	inbox    []datagram   // at the server
 	queued   []queuedSend
-	wake     chan struct{}
+	wakes    chan struct{}
 	closed   bool
+	woken    bool
 	carrying sync.WaitGroup
 }
 
@@ -153,7 +156,7 @@ var serverIP = netip.MustParseAddr("192.0.2.1").As16()
 
 func newLink(t testing.TB, files map[string][]byte, seed uint64) *link {
 	l := &link{t: t, files: files, batch: 1, ahead: DefaultAhead, ports: map[endpoint]*port{}, watches: map[endpoint]*watch{},
-		wake: make(chan struct{}, 1)}
+		wakes: make(chan struct{}, 1)}
 	for i := range l.random {
 		l.random[i] = rand.New(rand.NewPCG(seed, 7440+uint64(i)))
 	}
@@ -310,7 +313,7 @@ func (l *link) put(toServer bool, r route, data []byte) {
 // hurry makes carry look again.
 func (l *link) hurry() {
 	select {
-	case l.wake <- struct{}{}:
+	case l.wakes <- struct{}{}:
 	default:
 	}
 }
@@ -343,7 +346,7 @@ func (l *link) carry() {
 			return
 		}
 		select {
-		case <-l.wake:
+		case <-l.wakes:
 		case <-timer.C:
 		}
 	}
@@ -358,12 +361,17 @@ func (l *link) addr() *net.UDPAddr {
 func (l *link) serve(to listener) error {
 	for {
 		l.mu.Lock()
-		for len(l.inbox) == 0 && !l.closed {
+		for len(l.inbox) == 0 && !l.closed && !l.woken {
 			l.arrived.Wait()
 		}
 		if l.closed {
 			l.mu.Unlock()
 			return net.ErrClosed
+		}
+		if l.woken = false; len(l.inbox) == 0 {
+			l.mu.Unlock()
+			to.receive(nil)
+			continue
 		}
 		n := min(len(l.inbox), 1+l.random[2].IntN(l.batch))
 		batch := make([]received, n)
@@ -430,6 +438,15 @@ func (l *link) awaitWritable(resume func() bool) {
 
 func (l *link) alarm(expire func()) alarm { return newPlainAlarm(expire) }
 func (l *link) sendRoom() int             { return 0 }
+func (l *link) self() endpoint            { return endpoint{} }
+func (l *link) dropped() int64            { return -1 }
+
+func (l *link) wake() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.woken = true
+	l.arrived.Broadcast()
+}
 
 func (l *link) flush(unsent func(*Transfer, int, int)) bool {
 	defer l.alone()()
@@ -468,6 +485,10 @@ func (l *link) leave(to route, data []byte) {
 			l.t.Errorf("an answer to %v leaves from %v", to.client.addrPort(), netip.AddrFrom16(to.local))
 		}
 		l.judge(to.client, data)
+		if data[1] == wireDATA {
+			l.data++
+			l.dataBytes += uint64(len(data) - 4)
+		}
 		if l.sent != nil {
 			l.sent(to.client, data)
 		}
@@ -773,6 +794,7 @@ type result struct {
 type testObserver struct {
 	mu       sync.Mutex
 	refused  map[Refusal]int
+	whole    uint64 // transfers
 	panicked []string
 }
 
@@ -783,6 +805,14 @@ func (o *testObserver) Refused(client netip.AddrPort, name string, why Refusal) 
 		o.refused = map[Refusal]int{}
 	}
 	o.refused[why]++
+}
+
+func (o *testObserver) Ended(err error, _ int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err == nil {
+		o.whole++
+	}
 }
 
 func (o *testObserver) Panicked(value any, stack []byte) {
@@ -844,9 +874,48 @@ func (n *rig) stop(grace time.Duration) {
 	n.carrying.Wait()
 	synctest.Wait() // handlers return
 	checkNothingLeft(n.t, n.server)
+	n.checkCounts()
 	if len(n.queued) != 0 {
 		n.t.Errorf("%d datagrams were never flushed", len(n.queued))
 	}
+}
+
+// checkCounts compares what a stopped server counted with what was seen on the link.
+func (n *rig) checkCounts() {
+	n.t.Helper()
+	c := n.server.Counts()
+	if c.Data != n.data || c.DataBytes != n.dataBytes {
+		n.t.Errorf("%d DATA with %d bytes left, %d with %d are counted", n.data, n.dataBytes, c.Data, c.DataBytes)
+	}
+	n.observer.mu.Lock()
+	defer n.observer.mu.Unlock()
+	if whole := sum(&c.Duration); whole != n.observer.whole {
+		n.t.Errorf("%d files are whole, %d are counted", n.observer.whole, whole)
+	}
+	if flights, trips := sum(&c.Flight), sum(&c.RoundTrip); flights < trips {
+		n.t.Errorf("%d flights and %d round trips are counted", flights, trips)
+	}
+	n.resultsMu.Lock()
+	defer n.resultsMu.Unlock()
+	whole, retransmits := uint64(0), 0
+	for _, r := range n.results {
+		retransmits += r.stats.Retransmits
+		if r.err == nil {
+			whole++
+		}
+	}
+	// Retransmits are of OACKs, too.
+	if len(n.results) > 0 && (whole != n.observer.whole || c.Retransmitted > uint64(retransmits)) {
+		n.t.Errorf("%d files are whole, with %d retransmits; %d with %d are counted", whole, retransmits, n.observer.whole, c.Retransmitted)
+	}
+}
+
+// sum returns how many values a histogram has.
+func sum(h *Histogram) (n uint64) {
+	for _, count := range h.Counts {
+		n += count
+	}
+	return n
 }
 
 // checkNothingLeft fails the test if a stopped server still knows of a transfer.
@@ -857,6 +926,9 @@ func checkNothingLeft(t testing.TB, server *Server) {
 	}
 	for _, s := range server.shards {
 		s.mu.Lock()
+		if s.confirmed != 0 || s.segmentBytes != 0 {
+			t.Errorf("%d confirmed transfers and %d bytes of segments are left", s.confirmed, s.segmentBytes)
+		}
 		if len(s.clients) != 0 || len(s.timers) != 0 || s.unconfirmed.first != nil || len(s.engine.byID) != 0 || s.engine.queue != nil {
 			t.Errorf("%d clients, %d timers, %d transfers of the engine are left", len(s.clients), len(s.timers), len(s.engine.byID))
 		}

@@ -36,13 +36,29 @@ func (s *shard) elapsed(t *Transfer, now int64) {
 	case t.tries >= maxTries && t.lifetime() == progressTime, t.tries >= lastTries && w.acked+1 == w.last:
 		s.end(t, ErrTimedOut)
 	default:
+		s.tally.Timeouts++
 		t.tries++
 		t.estimator.backoff++
 		if t.tries == 2 {
 			t.uncut = true // some paths swallow datagrams that the kernel cut
 		}
 		s.goBack(t, 0, now)
+		s.remind(t, now)
 	}
+}
+
+// remind sends the last block of a flight that nobody answers, beside the first. A client that has
+// them all, and whose ACKs were lost, acknowledges that one again; without windows, tftp-hpa and
+// curl are silent about those before it, and wait the longer the more of them come.
+func (s *shard) remind(t *Transfer, now int64) {
+	w := &t.window
+	if w.windowSize > 1 || !t.isHeld() || t.blocked || w.high < w.next || w.high < w.lowest() || w.high > w.available() {
+		return
+	}
+	next := w.next
+	w.next = w.high
+	s.sendBlocks(t, 1, now)
+	w.next = next
 }
 
 // leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
@@ -59,8 +75,10 @@ func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
 	case t.unreachable:
 		s.end(t, ErrGone)
 	case t.datagrams >= unconfirmedDatagrams:
+		s.queue.vain(s.keyOf(t.route.client, t.digest), now)
 		s.end(t, ErrTimedOut)
 	default:
+		s.tally.Timeouts++
 		s.repeat(t, now)
 	}
 }
@@ -92,9 +110,13 @@ func (t *Transfer) lifetime() time.Duration {
 // what comes behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
 func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 	w := &t.window
+	s.tally.GoBacks++
 	t.suspectAt, t.doubted, t.blind, t.repairedAt = 0, false, toldAt == 0, now
 	t.unreachable = false // the copies show whether it still is
-	t.alarmed = toldAt != 0
+	t.alarmed, t.timedOutAt = toldAt != 0, 0
+	if toldAt == 0 && t.tries == 1 && t.estimator.smoothed > 0 {
+		t.timedOutAt = t.flight.sentAt(w.end(w.windowSize))
+	}
 	t.estimator.lossy = true
 	t.pace.lost(w.acked, toldAt, t.leastTrip(), t.flight.isLocal(), t.flight.isFull() || t.tries > 1)
 	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
@@ -110,10 +132,14 @@ func (s *shard) probe(t *Transfer, now int64) {
 	w := &t.window
 	t.suspectAt, t.repairedAt, t.unreachable = 0, now, false
 	t.flight.marks = t.flight.marks[:0]
-	if t.probes++; t.probes > mostProbes {
+	most, mute := mostProbes, mostMute
+	if t.simple {
+		most, mute = mostProbesSimple, mostMuteSimple
+	}
+	if t.probes++; t.probes > most {
 		number := uint16(w.acked + 1) // it has that one, as far as can be known
 		t.probed = false
-		if t.mute++; t.mute == mostMute {
+		if t.mute++; t.mute == mute {
 			number = w.trust()
 		}
 		s.acknowledge(t, number, now)
@@ -130,9 +156,9 @@ func (s *shard) probe(t *Transfer, now int64) {
 
 const (
 	// mostProbes unanswered, a client has that block, and says nothing to a copy.
-	mostProbes = 4
+	mostProbes, mostProbesSimple = 2, 4
 	// mostMute times that, it minds the order of blocks.
-	mostMute = 5
+	mostMute, mostMuteSimple = 1, 5
 )
 
 // acknowledge takes an ACK.
@@ -143,7 +169,7 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		}
 		return
 	}
-	before := t.window.acked
+	before, next := t.window.acked, t.window.next
 	switch answer := t.window.ack(number); answer {
 	case ackStale:
 	case ackDuplicate:
@@ -164,6 +190,9 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 		if t.probed && number == uint16(before+1) {
 			t.mute = 0 // it answers a copy
 		}
+		if t.timedOutAt != 0 && t.window.acked >= next && answer == ackNew {
+			s.forgive(t, now)
+		}
 		s.progress(t, answer, int(t.window.acked-before), now)
 	}
 }
@@ -182,7 +211,7 @@ func (s *shard) accepted(t *Transfer, now int64) {
 // progress takes an ACK of so many new blocks.
 func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now int64) {
 	w := &t.window
-	t.progress, t.tries, t.resumeAt = now, 0, 0
+	t.progress, t.tries, t.resumeAt, t.timedOutAt = now, 0, 0, 0
 	t.suspectAt, t.doubted, t.probes, t.probed = 0, false, 0, false
 	t.unreachable, t.copy = false, nil
 	if !t.confirmed {
@@ -252,6 +281,15 @@ func (s *shard) judge(t *Transfer, now int64) {
 	}
 }
 
+// forgive takes an ACK of blocks that were not sent again since the timer went back: nothing was
+// lost, and the round trip was longer than the timer. It is the only sample that Karn's rule leaves
+// of one that always is.
+func (s *shard) forgive(t *Transfer, now int64) {
+	t.estimator.sample(time.Duration(now - t.timedOutAt))
+	s.limit(t, t.flight.undo(t.window.windowSize))
+	t.window.next = max(t.window.next, t.window.high+1)
+}
+
 // mostAlarms bounds the doublings of a suspicion.
 const mostAlarms = 5
 
@@ -294,6 +332,7 @@ func (s *shard) duplicate(t *Transfer, now int64) {
 // confirm notes that the client is where it says.
 func (s *shard) confirm(t *Transfer, now int64) {
 	t.confirmed, t.progress, t.estimator.backoff = true, now, 0
+	s.confirmed++
 	s.memory.recall(t, now)
 	s.unconfirmed.remove(t)
 	s.server.admission.confirm(&t.pass)

@@ -26,6 +26,7 @@ type model struct {
 	aborts    bool // answers the OACK with ERROR 8
 	zeroACK   bool // acknowledges the only block of an empty file as 0
 	hangs     bool // hangs when a block comes again
+	restarts  bool // waits anew for each datagram, whether it is of use or not
 
 	card card
 }
@@ -250,6 +251,8 @@ func (m *model) fetch(c *port, name string) ([]byte, error) {
 		}
 		if progress {
 			vain = 0
+		}
+		if progress || m.restarts {
 			timer.Reset(m.quiet[0])
 		}
 	}

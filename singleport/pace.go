@@ -16,6 +16,7 @@ type pace struct {
 	from     uint64        // the block before that
 	ticked   int64         // when the last ACK of new blocks came; 0 if none did since a loss
 	known    bool          // an ACK of DATA came
+	whole    bool          // a window was acknowledged whole
 	misses   int           // losses that no ACK told of, since a window was acknowledged whole
 	ticks    int           // how often that was measured
 	interval time.Duration // between blocks, as their ACKs come, smoothed; 0 if it is not known
@@ -118,7 +119,7 @@ func (p *pace) tick(blocks, inFlight int, sentAt, now int64) {
 // sentAt. least is the shortest round trip, near says that it is that of a local network.
 func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near bool) {
 	step, slack, fastest := min(farStep, (blocks+3)/4), time.Duration(farBurst)*p.perBlock, fastestFar
-	p.misses = 0
+	p.misses, p.whole = 0, true
 	p.burst = min(2*p.burst, farBurst)
 	if near {
 		p.burst, step, slack, fastest = min(p.burst, nearBurst), min(nearStep, (blocks+7)/8), p.perBlock/2, fastestPerBlock
@@ -142,7 +143,9 @@ func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near 
 // least is the shortest round trip, near says that it is that of a local network, and full that
 // what was lost was most likely too much.
 func (p *pace) lost(block uint64, at int64, least time.Duration, near, full bool) {
-	p.burst = max(p.burst/2, 1)
+	if near || full || p.misses > 0 || !p.whole {
+		p.burst = max(p.burst/2, 1)
+	}
 	if near {
 		p.slowest = min(max(p.slowest, p.perBlock+p.perBlock/4), firstPerBlock)
 	}

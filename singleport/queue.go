@@ -26,6 +26,11 @@ const (
 	askedTime = 10 * time.Second
 	askedSets = 2048
 	askedWays = 8
+	// vainTime is how long it is remembered that a request got all its datagrams and its client
+	// acknowledged none: a forger that repeats itself from the same ports does not get what is kept
+	// for clients that do.
+	vainTime = 10 * time.Minute
+	vainMark = 2 // in a tag
 )
 
 // queue holds what waits, and remembers who asked in vain, in fixed room.
@@ -47,11 +52,14 @@ type queuedRequest struct {
 	data  []byte
 }
 
-// asked is a request that got no answer.
+// asked is a request that got no answer, or, with vainMark, one that got answers in vain.
 type asked struct {
 	tag uint32
 	at  uint32 // milliseconds
 }
+
+// tagOf returns what of a key is kept, without vainMark. It is not 0.
+func tagOf(key uint64) uint32 { return uint32(key>>32)&^vainMark | 1 }
 
 func newQueue() queue { return queue{count: map[network]int{}, denied: map[network]bool{}} }
 
@@ -62,7 +70,7 @@ func (s *shard) keyOf(client endpoint, digest uint64) uint64 {
 
 // again reports whether a request came before in vain. It can say so once for each note.
 func (q *queue) again(key uint64, now int64) bool {
-	set, tag := &q.asked[key%askedSets], uint32(key>>32)|1
+	set, tag := &q.asked[key%askedSets], tagOf(key)
 	for i := range set {
 		if a := &set[i]; a.tag == tag && uint32(now/1e6)-a.at <= uint32(askedTime/time.Millisecond) {
 			*a = asked{}
@@ -72,16 +80,32 @@ func (q *queue) again(key uint64, now int64) bool {
 	return false
 }
 
-// note remembers a request in place of the one that came first.
+// note remembers a request that got no answer, unless one like it got answers in vain.
 func (q *queue) note(key uint64, now int64) {
-	set, ms := &q.asked[key%askedSets], uint32(now/1e6)
+	tag, ms := tagOf(key), uint32(now/1e6)
+	for _, a := range q.asked[key%askedSets] {
+		if a.tag == tag|vainMark && ms-a.at <= uint32(vainTime/time.Millisecond) {
+			return
+		}
+	}
+	q.remember(key, tag, ms)
+}
+
+// vain remembers a request that got answers in vain.
+func (q *queue) vain(key uint64, now int64) {
+	q.remember(key, tagOf(key)|vainMark, uint32(now/1e6))
+}
+
+// remember keeps a tag in place of the one that came first.
+func (q *queue) remember(key uint64, tag, ms uint32) {
+	set := &q.asked[key%askedSets]
 	oldest := &set[0]
 	for i := range set {
 		if ms-set[i].at > ms-oldest.at {
 			oldest = &set[i]
 		}
 	}
-	*oldest = asked{uint32(key>>32) | 1, ms}
+	*oldest = asked{tag, ms}
 }
 
 // wait has a request wait that was not admitted, if there is room.

@@ -162,6 +162,12 @@ type terms struct {
 	timeout    int // seconds; 0 where none was agreed
 }
 
+// isSimple reports whether a client may be one that takes any block for the next. All that are
+// known to do so name no option, or the timeout first.
+func isSimple(options []wish) bool {
+	return len(options) == 0 || options[0].option == optionTimeout
+}
+
 // negotiate grants what may be granted: the terms, and the OACK that says so, or nil where it
 // would be empty. size, in bytes, answers a tsize unless it is below one.
 func negotiate(options []wish, maxBlockSize, maxWindowSize int, size int64) (terms, []byte) {

@@ -38,7 +38,7 @@ func (s *shard) offer(t *Transfer) {
 		size = -1
 	}
 	agreed, oack := negotiate(t.options, c.MaxBlockSize, c.MaxWindowSize, size)
-	t.options = nil
+	t.simple, t.options = isSimple(t.options), nil
 	t.window = newWindow(agreed, size)
 	t.segmentSize = s.server.segmentSize(agreed.blockSize, size)
 	t.flight = newFlight(agreed.windowSize, c.Ahead)
@@ -104,6 +104,7 @@ func (s *shard) advance(t *Transfer, now int64) {
 			t.pace.begin(w.acked, now)
 		}
 		sent := s.sendBlocks(t, n, now)
+		t.largestFlight = max(t.largestFlight, w.inFlight())
 		t.pace.sent(sent, now)
 		n -= sent
 	}
@@ -152,6 +153,7 @@ func (s *shard) sendBlocks(t *Transfer, limit int, now int64) int {
 	data, count, fresh := w.take(min(limit, space))
 	if t.confirmed || s.charge(t, 4+len(data), now) {
 		s.socket.sendBlocks(blocks{owner: t, number: number, count: count, fresh: fresh, data: data})
+		s.countData(count, fresh, len(data), 1)
 	}
 	t.retransmits += count - fresh
 	if fresh < count && !t.probed {
@@ -195,6 +197,9 @@ func (s *shard) arm(t *Transfer, now int64) {
 func (s *shard) patience(t *Transfer, now int64) int64 {
 	e := &t.estimator
 	wait := int64(e.timeout(time.Duration(t.window.timeout)*time.Second, t.flight.isLocal()))
+	if t.tries == quietTry && t.window.windowSize == 1 {
+		wait = max(wait, int64(t.quiet()))
+	}
 	switch {
 	case t.unreachable:
 		return now + min(wait, int64(max(2*t.leastTrip(), firstTimeout/2)))
@@ -213,6 +218,16 @@ func (s *shard) patience(t *Transfer, now int64) int64 {
 		at = now
 	}
 	return max(at+wait, now+int64(max(e.smoothed/2, suspicionTime)))
+}
+
+// quiet returns how long a client is left alone once, so that its own timer runs out: that is the
+// timeout that was agreed, if one was.
+func (t *Transfer) quiet() time.Duration {
+	agreed := time.Duration(t.window.timeout) * time.Second
+	if agreed == 0 || agreed > quietTime {
+		return quietTime
+	}
+	return agreed + agreed/quietPart
 }
 
 // lull returns how long to wait for an ACK after a burst that answered a timeout: there may be

@@ -23,6 +23,7 @@ type Server struct {
 	ahead     atomic.Int64 // bytes that flights may have beyond their windows
 	handler   Handler
 	disk      *disk
+	watchdog  watchdog
 
 	stopping atomic.Bool
 	left     chan struct{} // has an element when a transfer ended while the server stops
@@ -89,10 +90,17 @@ func newServer(sockets []socket, cfg Config) *Server {
 		epoch:     time.Now(),
 		left:      make(chan struct{}, 1),
 		giveUp:    make(chan struct{}),
+		watchdog:  watchdog{pace: watchPace, wedged: make(chan Wedge, 1)},
 	}
 	s.disk = newDisk(s.now)
-	for _, socket := range sockets {
-		s.shards = append(s.shards, newShard(s, socket))
+	for i, socket := range sockets {
+		shard := newShard(s, socket)
+		if i%cfg.Sockets == 0 { // the first of its address
+			shard.echo, shard.sendsEcho = new(echo), shard.self.port != 0
+		} else {
+			shard.echo = s.shards[i-1].echo
+		}
+		s.shards = append(s.shards, shard)
 	}
 	return s
 }
@@ -100,6 +108,7 @@ func newServer(sockets []socket, cfg Config) *Server {
 type nobody struct{}
 
 func (nobody) Refused(netip.AddrPort, string, Refusal) {}
+func (nobody) Ended(error, int64)                      {}
 func (nobody) Panicked(any, []byte)                    {}
 
 // now returns the time, monotonic nanoseconds, without that in which the process did not run.
@@ -117,8 +126,14 @@ func (s *Server) Addrs() []net.Addr {
 	return addrs
 }
 
+// Stopping reports whether Shutdown was called.
+func (s *Server) Stopping() bool { return s.stopping.Load() }
+
 // Active returns the number of transfers that run.
 func (s *Server) Active() int { return int(s.active.Load()) }
+
+// Hanging returns how many handlers, reads and closings of files have not returned for 2 s.
+func (s *Server) Hanging() int { return s.disk.stuck() }
 
 // SendRoom returns how many bytes may wait at a socket to be sent, of BufferSize that was asked
 // for; 0 if that is not known.
@@ -152,6 +167,9 @@ func (s *Server) Serve(h Handler) error {
 		running.Wait()
 		close(done)
 	}()
+	ended := make(chan struct{})
+	defer close(ended)
+	go s.watchLoops(ended)
 	select {
 	case <-done:
 	case <-s.giveUp:
@@ -272,4 +290,13 @@ func (s *Server) segmentSize(blockSize int, size int64) int {
 // mayGrow reports whether a transfer may have a flight of that many bytes beyond its window.
 func (s *Server) mayGrow(bytes int) bool {
 	return s.ahead.Load() < aheadMemory || int64(bytes) <= aheadMemory/max(s.active.Load(), 1)
+}
+
+// dropped returns how many datagrams the kernel dropped because the server did not read them in
+// time, negative if that is not known.
+func (s *Server) dropped() (sum int64) {
+	for _, shard := range s.shards {
+		sum += shard.socket.dropped()
+	}
+	return max(sum, -1)
 }

@@ -36,6 +36,11 @@ type shard struct {
 	engine *engine
 	seed   maphash.Seed
 	own    netip.Addr // of the socket
+	self   endpoint   // of the socket, for itself; zero if it sends itself nothing
+
+	reader, expirer loop
+	echo            *echo // of the address
+	sendsEcho       bool  // for all sockets of the address
 
 	mu          sync.Mutex
 	closed      bool
@@ -51,6 +56,10 @@ type shard struct {
 	memory      memory
 	queue       queue
 
+	tally        Tally
+	confirmed    int   // transfers
+	segmentBytes int64 // that transfers hold
+
 	lookedForRoom int64 // see makeRoom
 	drained       int64 // when all that had arrived was read
 }
@@ -58,6 +67,8 @@ type shard struct {
 func newShard(server *Server, socket socket) *shard {
 	s := &shard{server: server, socket: socket, seed: maphash.MakeSeed(), clients: map[endpoint]*Transfer{}, queue: newQueue()}
 	s.own = socket.addr().AddrPort().Addr().Unmap().WithZone("")
+	s.self = socket.self()
+	s.reader.name, s.expirer.name = "reads the socket", "keeps the time"
 	s.engine = newEngine(s)
 	s.takeBack = s.unsent
 	s.timer = socket.alarm(s.expire)
@@ -91,6 +102,9 @@ func (s *shard) send(to *route, datagram []byte, owner *Transfer) {
 
 // unsent takes back blocks of t that the socket did not take, or its OACK, which is none.
 func (s *shard) unsent(t *Transfer, blocks, fresh int) {
+	last := t.window.next - 1
+	bytes := t.window.bytesUpTo(last) - t.window.bytesUpTo(last-min(uint64(blocks), last))
+	s.countData(blocks, fresh, int(bytes), -1)
 	if t.over {
 		return
 	}
@@ -130,15 +144,20 @@ func (s *shard) resume() bool {
 	return true
 }
 
-// receive takes what has arrived. A fault of ours in it costs the datagram, not the server.
+// receive takes what has arrived, or nothing, if the socket was woken. A fault of ours in it costs
+// the datagram, not the server.
 func (s *shard) receive(batch []received) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	asked := s.reader.turns()
 	if s.closed {
 		return
 	}
 	defer s.flush()
 	now := s.server.now()
+	if asked {
+		s.beat(now)
+	}
 	if len(batch) < fullBatch {
 		s.drained = now
 	}
@@ -154,6 +173,10 @@ func (s *shard) take(r *received, now int64) {
 			s.server.panicked(v)
 		}
 	}()
+	if r.route.client == s.self && s.self.port != 0 {
+		s.takeOwn(r)
+		return
+	}
 	if !s.hears(r) {
 		s.refused(r, RefusedClient)
 		return
@@ -234,6 +257,7 @@ const sleepTime = 500 * time.Millisecond
 func (s *shard) expire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.expirer.turns()
 	if s.closed {
 		return
 	}
@@ -312,6 +336,7 @@ func (s *shard) forget(t *Transfer, err error) {
 		s.timers.remove(t)
 		s.unconfirmed.remove(t)
 		s.memory.over(t)
+		s.countEnd(t, err)
 	}
 }
 
@@ -338,6 +363,7 @@ func (s *shard) finish(t *Transfer) {
 	delete(s.engine.byID, t.id)
 	s.server.admission.end(&t.pass)
 	s.limit(t, t.window.windowSize)
+	s.segmentBytes -= int64(t.segmentHeld)
 	s.server.active.Add(-1)
 	if s.server.stopping.Load() {
 		s.server.signalLeft()

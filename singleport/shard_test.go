@@ -11,6 +11,7 @@ import (
 // sink is a socket on which nothing arrives and that only counts what is sent.
 type sink struct {
 	done   chan struct{}
+	wakes  chan struct{}
 	blocks atomic.Int64
 }
 
@@ -19,9 +20,22 @@ func (s *sink) addr() *net.UDPAddr {
 	return &net.UDPAddr{IP: net.ParseIP("fe80::1"), Port: 69, Zone: "eth0"}
 }
 
-func (s *sink) serve(listener) error {
-	<-s.done
-	return net.ErrClosed
+func (s *sink) serve(to listener) error {
+	for {
+		select {
+		case <-s.wakes:
+			to.receive(nil)
+		case <-s.done:
+			return net.ErrClosed
+		}
+	}
+}
+
+func (s *sink) wake() {
+	select {
+	case s.wakes <- struct{}{}:
+	default:
+	}
 }
 
 func (s *sink) space(*Transfer) int                  { return 1000 }
@@ -31,13 +45,15 @@ func (s *sink) flush(func(*Transfer, int, int)) bool { return true }
 func (s *sink) awaitWritable(func() bool)            {}
 func (s *sink) alarm(expire func()) alarm            { return newPlainAlarm(expire) }
 func (s *sink) sendRoom() int                        { return 0 }
+func (s *sink) self() endpoint                       { return endpoint{} }
+func (s *sink) dropped() int64                       { return -1 }
 func (s *sink) close() error                         { close(s.done); return nil }
 
 // inSegment brings a transfer to where a segment is at hand. step acknowledges a block, which the
 // next one of the segment answers; it may be called so many times.
 func inSegment(tb testing.TB) (step func(), times int, out *sink) {
 	tb.Helper()
-	out = &sink{done: make(chan struct{})}
+	out = &sink{done: make(chan struct{}), wakes: make(chan struct{}, 1)}
 	server := newServer([]socket{out}, Config{})
 	served := make(chan error, 1)
 	go func() {

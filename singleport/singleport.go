@@ -134,12 +134,16 @@ func (r Refusal) String() string {
 	return [...]string{"write", "mode", "busy", "rate", "malformed", "stopping", "stray", "unlisted", "hanging"}[r]
 }
 
-// Observer is told of what never reaches a Handler. Its methods are called from the goroutine
-// that reads the socket: they must be quick and must not call back.
+// Observer is told of what never reaches a Handler, and of how transfers end. Its methods are
+// called from the goroutine that reads the socket: they must be quick and must not call back.
 type Observer interface {
 	// Refused reports a datagram that got no transfer, or whose transfer ended because a file
 	// hangs. name is the file name of an RRQ or a WRQ as the client sent it, else "".
 	Refused(client netip.AddrPort, name string, why Refusal)
+	// Ended reports that a transfer ended, once for each that began, with what its File is told, or
+	// with what its Handler returned in place of one. acknowledged is how many bytes the client
+	// has.
+	Ended(err error, acknowledged int64)
 	// Panicked reports a panic, of the engine or a Handler, that was contained.
 	Panicked(value any, stack []byte)
 }

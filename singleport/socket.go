@@ -19,6 +19,19 @@ func (e endpoint) addrPort() netip.AddrPort {
 	return netip.AddrPortFrom(ip, e.port)
 }
 
+// selfOf returns where a socket that is bound to at reaches itself: loopback for a wildcard.
+func selfOf(at endpoint) endpoint {
+	if at.ip == [16]byte{} || at.ip == mapped([4]byte{}) {
+		at.ip = mapped([4]byte{127, 0, 0, 1}) // of IPv6, too: it takes both
+	}
+	return at
+}
+
+// mapped returns the IPv6-mapped form of an IPv4 address.
+func mapped(ip [4]byte) [16]byte {
+	return [16]byte{10: 0xff, 11: 0xff, 12: ip[0], 13: ip[1], 14: ip[2], 15: ip[3]}
+}
+
 // route is the way of a datagram: who sent it, which of this machine's addresses it was sent to,
 // and where it arrived. An answer takes it back.
 type route struct {
@@ -83,6 +96,16 @@ type socket interface {
 
 	// alarm returns a timer that calls f, in a goroutine of its own.
 	alarm(f func()) alarm
+
+	// wake has serve call receive soon, with nothing if nothing arrives. Any goroutine may call it.
+	wake()
+
+	// self returns where the socket receives what it sends to itself; zero if it cannot.
+	self() endpoint
+
+	// dropped returns how many datagrams the kernel dropped because nobody read them in time,
+	// negative if that is not known. Any goroutine may call it.
+	dropped() int64
 
 	// sendRoom returns how many bytes may wait to be sent; 0 if that is not known.
 	sendRoom() int

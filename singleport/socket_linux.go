@@ -2,6 +2,7 @@ package singleport
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"os"
 	"runtime"
@@ -50,9 +51,10 @@ type kernelSocket struct {
 	fd       int
 	closed   atomic.Bool
 	errored  atomic.Bool // errors of datagrams that were sent wait to be read
-	wildcard bool        // an answer must say where it leaves from
-	v6       bool        // of the address family: IPv4 clients are IPv6-mapped
-	room     int         // bytes that wait to be sent, at most
+	drops    atomic.Int64
+	wildcard bool // an answer must say where it leaves from
+	v6       bool // of the address family: IPv4 clients are IPv6-mapped
+	room     int  // bytes that wait to be sent, at most
 
 	in struct {
 		headers  [fullBatch]mmsghdr
@@ -198,6 +200,7 @@ func (s *kernelSocket) prepare(fd int) error {
 	// vanish.
 	unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT)
 	unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_RECVERR, 1)
+	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
 	if s.v6 {
 		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT)
 		unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVERR, 1)
@@ -216,9 +219,7 @@ func (s *kernelSocket) link() {
 		h.Name = (*byte)(unsafe.Pointer(&s.in.names[i]))
 		h.Iov = &s.in.vectors[i]
 		h.SetIovlen(1)
-		if s.wildcard {
-			h.Control = &s.in.control[i][0]
-		}
+		h.Control = &s.in.control[i][0]
 	}
 	for i := range s.out.headers {
 		s.out.headers[i].header.Name = (*byte)(unsafe.Pointer(&s.out.names[i]))
@@ -237,7 +238,22 @@ func (s *kernelSocket) close() error {
 }
 
 func (s *kernelSocket) serve(l listener) error {
-	err := s.raw.Read(func(fd uintptr) bool {
+	for {
+		err := s.read(l)
+		switch {
+		case s.closed.Load():
+			return net.ErrClosed
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return err
+		}
+		s.conn.SetReadDeadline(time.Time{})
+		l.receive(nil)
+	}
+}
+
+// read tells l what happens until the socket is woken or closed.
+func (s *kernelSocket) read(l listener) error {
+	return s.raw.Read(func(fd uintptr) bool {
 		for {
 			n, failed := s.receive(int(fd))
 			if n > 0 {
@@ -258,11 +274,10 @@ func (s *kernelSocket) serve(l listener) error {
 			runtime.Gosched() // a flood must not keep transfers from their files
 		}
 	})
-	if s.closed.Load() {
-		return net.ErrClosed
-	}
-	return err
 }
+
+// wake ends the wait for datagrams by a deadline that is over.
+func (s *kernelSocket) wake() { s.conn.SetReadDeadline(time.Unix(1, 0)) }
 
 // receive reads a batch. It reports whether there is an error instead, of a datagram that was
 // sent before.
@@ -270,9 +285,7 @@ func (s *kernelSocket) receive(fd int) (n int, failed bool) {
 	for i := range s.in.headers {
 		h := &s.in.headers[i].header
 		h.Namelen = unix.SizeofSockaddrInet6
-		if s.wildcard {
-			h.SetControllen(controlSize)
-		}
+		h.SetControllen(controlSize)
 	}
 	count, _, errno := syscall.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&s.in.headers[0])), fullBatch,
 		unix.MSG_DONTWAIT, 0, 0)
@@ -286,11 +299,9 @@ func (s *kernelSocket) receive(fd int) (n int, failed bool) {
 			r.data = r.data[:0] // no request that ends is so long
 		}
 		r.route = route{client: endpointOf(&s.in.names[i])}
-		if s.wildcard {
-			h := &s.in.headers[i].header
-			if !r.route.setLocal(s.in.control[i][:h.Controllen]) {
-				r.data = r.data[:0] // RFC 1123 section 4.2.3.5: a broadcast is not answered
-			}
+		h := &s.in.headers[i].header
+		if h.Controllen > 0 && !s.readControl(&r.route, s.in.control[i][:h.Controllen]) {
+			r.data = r.data[:0] // RFC 1123 section 4.2.3.5: a broadcast is not answered
 		}
 	}
 	return int(count), false
@@ -355,11 +366,6 @@ func endpointOf(name *unix.RawSockaddrInet6) endpoint {
 	return e
 }
 
-// mapped returns the IPv6-mapped form of an IPv4 address.
-func mapped(ip [4]byte) [16]byte {
-	return [16]byte{10: 0xff, 11: 0xff, 12: ip[0], 13: ip[1], 14: ip[2], 15: ip[3]}
-}
-
 func isMapped(ip *[16]byte) bool {
 	return [12]byte(ip[:12]) == [12]byte{10: 0xff, 11: 0xff}
 }
@@ -377,10 +383,10 @@ func eachControl(control []byte, f func(h *unix.Cmsghdr, data []byte)) {
 	}
 }
 
-// setLocal takes the address of this machine that control messages name. It reports whether the
-// datagram was sent to it alone: struct in_pktinfo (ip(7)) tells a broadcast's address from that
-// of the machine.
-func (r *route) setLocal(control []byte) (one bool) {
+// readControl reads what the kernel says of a datagram: which address of this machine it was sent
+// to, and how many were dropped before it. It reports whether it was sent to that address alone:
+// struct in_pktinfo (ip(7)) tells a broadcast's address from that of the machine.
+func (s *kernelSocket) readControl(r *route, control []byte) (one bool) {
 	found4 := false
 	one = true
 	eachControl(control, func(h *unix.Cmsghdr, data []byte) {
@@ -397,6 +403,9 @@ func (r *route) setLocal(control []byte) (one bool) {
 			case info.Addr[0] == 0xfe && info.Addr[1]&0xc0 == 0x80: // link-local, section 2.5.6
 				r.link = info.Ifindex
 			}
+		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
+			// The kernel counts all of them, in 32 bits, and is silent about none.
+			s.drops.Add(int64(binary.NativeEndian.Uint32(data) - uint32(s.drops.Load())))
 		}
 	})
 	return one
@@ -653,6 +662,20 @@ func (a *kernelAlarm) set(d time.Duration) {
 }
 
 func (a *kernelAlarm) stop() { a.file.Close() }
+
+func (s *kernelSocket) self() (self endpoint) {
+	s.raw.Control(func(fd uintptr) {
+		switch at, _ := unix.Getsockname(int(fd)); at := at.(type) {
+		case *unix.SockaddrInet4:
+			self = selfOf(endpoint{ip: mapped(at.Addr), port: uint16(at.Port)})
+		case *unix.SockaddrInet6:
+			self = selfOf(endpoint{ip: at.Addr, zone: at.ZoneId, port: uint16(at.Port)})
+		}
+	})
+	return self
+}
+
+func (s *kernelSocket) dropped() int64 { return s.drops.Load() }
 
 func (s *kernelSocket) sendRoom() int { return s.room }
 

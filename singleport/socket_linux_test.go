@@ -281,7 +281,7 @@ func TestLocalAddressOfIPv6(t *testing.T) {
 		copy(data, netip.MustParseAddr(c.ip).AsSlice())
 		binary.NativeEndian.PutUint32(data[16:], 7)
 		var r route
-		if one := r.setLocal(control); one != c.one || r.link != c.link || netip.AddrFrom16(r.local).String() != c.ip {
+		if one := new(kernelSocket).readControl(&r, control); one != c.one || r.link != c.link || netip.AddrFrom16(r.local).String() != c.ip {
 			t.Errorf("%s: %v, %+v", c.ip, one, r)
 		}
 		if r.link == 0 {
@@ -296,5 +296,56 @@ func TestLocalAddressOfIPv6(t *testing.T) {
 		if link != 7 {
 			t.Errorf("the answer leaves by interface %d", link)
 		}
+	}
+}
+
+// sharedSockets is how many sockets tests have share an address.
+const sharedSockets = 3
+
+// countingListener counts what arrives.
+type countingListener struct{ received chan int }
+
+func (l countingListener) receive(batch []received)     { l.received <- len(batch) }
+func (l countingListener) unreachable(endpoint, []byte) {}
+
+// Every datagram that does not fit into the socket's buffer is counted, on sockets that are told
+// the address that was asked, and on others.
+func TestDroppedDatagramsAreCounted(t *testing.T) {
+	for _, addr := range []string{"127.0.0.1:0", ":0"} {
+		s, err := openOne(addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const least = 1
+		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, least); err != nil {
+			t.Fatal(err)
+		}
+		client, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: s.addr().Port})
+		if err != nil {
+			t.Fatal(err)
+		}
+		const sent = 100
+		for range sent {
+			client.Write(make([]byte, 500))
+		}
+		l := countingListener{make(chan int, 2*sent)}
+		served := make(chan error, 1)
+		go func() { served <- s.serve(l) }()
+		arrived := <-l.received
+		client.Write(make([]byte, 4)) // it tells of the others
+		for deadline := time.After(30 * time.Second); s.dropped() == 0 || arrived+int(s.dropped()) < sent+1; {
+			select {
+			case n := <-l.received:
+				arrived += n
+			case <-deadline:
+				t.Fatalf("%s: %d datagrams arrived, %d were dropped, of %d", addr, arrived, s.dropped(), sent+1)
+			}
+		}
+		if arrived+int(s.dropped()) != sent+1 || arrived < 2 {
+			t.Errorf("%s: %d datagrams arrived, %d were dropped, of %d", addr, arrived, s.dropped(), sent+1)
+		}
+		client.Close()
+		s.close()
+		<-served
 	}
 }

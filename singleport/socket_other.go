@@ -7,7 +7,9 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"strconv"
+	"time"
 )
 
 // plainSocket is a UDP socket as package net has it: a datagram at a time, answered from the
@@ -48,6 +50,11 @@ func (s *plainSocket) serve(l listener) error {
 		n, from, err := s.conn.ReadFromUDPAddrPort(b)
 		if errors.Is(err, net.ErrClosed) {
 			return err
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			s.conn.SetReadDeadline(time.Time{})
+			l.receive(nil)
+			continue
 		}
 		if err != nil {
 			continue // about a datagram that was sent before
@@ -98,6 +105,18 @@ func (s *plainSocket) flush(func(*Transfer, int, int)) bool {
 func (s *plainSocket) awaitWritable(func() bool) {}
 
 func (s *plainSocket) alarm(f func()) alarm { return newPlainAlarm(f) }
+
+func (s *plainSocket) wake() { s.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+func (s *plainSocket) self() endpoint {
+	at := s.addr().AddrPort()
+	if at.Addr().Zone() != "" {
+		return endpoint{}
+	}
+	return selfOf(endpoint{ip: at.Addr().As16(), port: at.Port()})
+}
+
+func (s *plainSocket) dropped() int64 { return -1 }
 
 func (s *plainSocket) sendRoom() int { return 0 }
 

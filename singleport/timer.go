@@ -21,6 +21,12 @@ const (
 	longestLull = 500 * time.Millisecond
 	// maxTimeout is how long it may become by doubling, unless a round trip takes longer.
 	maxTimeout = 4 * time.Second
+	// quietTime is how long a client without windows is left alone once, after quietTry timeouts in
+	// a row: it acknowledges again after up to 6 s, but some, such as atftp, count from the last
+	// copy that they were sent.
+	quietTime = 7 * time.Second
+	quietTry  = 4
+	quietPart = 16 // of a timeout that was agreed is added to it
 	// clockGranularity is RFC 6298's G.
 	clockGranularity = time.Millisecond
 	// progressTime is how long a transfer lives without an ACK of something new, whatever else

@@ -30,6 +30,7 @@ type Transfer struct {
 	engineBlock uint16 // number of the segment that pin/tftp sent last
 	segmentSize int    // bytes, a multiple of the block size
 	segmentFrom int64  // where the next segment begins in the file, bytes
+	segmentHeld int    // bytes that pin/tftp holds for segments
 	waiting     bool   // pin/tftp waits for the answer to what it sent
 	delivery    delivery
 	following   *Transfer // in the engine's queue
@@ -50,6 +51,7 @@ type Transfer struct {
 	offeredAt     int64  // when the first answer was sent
 	oack          []byte // until the client acknowledged it, else nil
 	datagrams     int    // first answers that were sent to an unconfirmed client
+	simple        bool   // see isSimple
 	declined      bool   // the client acknowledges no empty block
 	unreachable   bool   // its host said since the last new ACK that the port is closed
 	uncut         bool   // datagrams that the kernel cuts do not arrive
@@ -65,12 +67,16 @@ type Transfer struct {
 	probes      int   // copies of a block whose ACK alone is missing
 	alarmed     bool  // its flight was sent again for the sign of a loss, and no ACK came since
 	alarms      int   // how often that was for nothing
+	timedOutAt  int64 // when the block was sent whose ACK the timer missed; 0 if that is settled
 	copiedAt    int64 // when blocks were sent again last, but for a probe
 	repairedAt  int64 // when its flight was sent again last
 	retransmits int
-	known       bool      // it counts among those of its address, see memory
-	blocked     bool      // it waits in shard.blocked until the socket is writable
-	copy        *lateCopy // of its RRQ or of the one before it, which may be a new one
+
+	largestFlight int // blocks
+
+	known   bool      // it counts among those of its address, see memory
+	blocked bool      // it waits in shard.blocked until the socket is writable
+	copy    *lateCopy // of its RRQ or of the one before it, which may be a new one
 
 	due, look int64 // see timers
 	slot      int

@@ -222,10 +222,13 @@ func (w *window) inFlight() int { return int(w.next - 1 - w.acked) }
 func (w *window) rewind() { w.next = w.acked + 1 }
 
 // bytesAcked returns how many bytes the client has.
-func (w *window) bytesAcked() int64 {
+func (w *window) bytesAcked() int64 { return w.bytesUpTo(w.acked) }
+
+// bytesUpTo returns how many bytes all blocks up to one have.
+func (w *window) bytesUpTo(block uint64) int64 {
 	switch {
-	case w.last == 0 || w.acked < w.last:
-		return w.offset(w.acked + 1)
+	case w.last == 0 || block < w.last:
+		return w.offset(block + 1)
 	case w.size >= 0:
 		return w.size
 	}

@@ -43,11 +43,7 @@ type boot struct {
 // newBoot switches on the machine of a chain.
 func newBoot(t *testing.T, c *chain, s setting) *boot {
 	t.Helper()
-	limit := usualLimit
-	if c.loader.limit > 0 {
-		limit = c.loader.limit
-	}
-	end := time.Now().Add(limit)
+	end := time.Now().Add(max(usualLimit, c.loader.limit))
 	if d, ok := t.Deadline(); ok && d.Before(end) {
 		end = d.Add(-10 * time.Second) // which is for the console and the capture
 	}
@@ -65,7 +61,7 @@ func newBoot(t *testing.T, c *chain, s setting) *boot {
 	b.server = n.startServer(t, b.root, s.server...)
 	b.dhcp = n.startDHCP(t, folder, c.loader.dhcp...)
 	b.began = time.Now()
-	b.console = c.machine.start(t, n, folder, backend)
+	b.console = c.machine.start(t, n, folder, backend, max(c.machine.memory, c.loader.memory))
 	return b
 }
 

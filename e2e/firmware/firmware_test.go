@@ -23,6 +23,7 @@ var (
 	quick  = flag.Bool("quick", false, "boot a few machines, and not over a slow path")
 	keep   = flag.Bool("keep", false, "keep consoles, captures and logs of boots that pass, too")
 	update = flag.Bool("update", false, "write the tables of docs/firmware.md")
+	files  = flag.String("files", "", "the `folder` that the image target boot serves; usually one like it is made")
 )
 
 // program is the path of the server.
@@ -64,7 +65,8 @@ type loader struct {
 	serve    func(t *testing.T, root string, bigSize int)
 	check    func(b *boot)
 	big      string        // the file that is measured, bigName unless named
-	limit    time.Duration // of a boot, usualLimit unless it takes longer
+	memory   int           // MiB, where it takes more than the machine has
+	limit    time.Duration // of a boot, where it takes longer than usualLimit
 }
 
 var chains = []*chain{
@@ -80,6 +82,7 @@ var chains = []*chain{
 	{machine: ovmf, loader: syslinuxEFI},
 	{machine: ovmf, loader: installerGRUB},
 	{machine: ovmfIPv6, loader: ipxeIPv6},
+	{machine: ovmfIPv6, loader: snponlyIPv6},
 	{machine: ovmfSecure, loader: shim},
 	{machine: aavmf, loader: ipxeARM64},
 	{machine: ubootARM64Virtio, loader: ubootFewWindows, quick: true, far: true},
@@ -181,7 +184,7 @@ func needRig(t *testing.T) {
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		testkit.Skip(t, "no tap: "+err.Error())
 	}
-	for _, tool := range []string{x86, arm64, "ip", "dnsmasq", "grub-mknetdir", "mkimage"} {
+	for _, tool := range []string{x86, arm64, riscv, "ip", "dnsmasq", "grub-mknetdir", "mkimage"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			testkit.Skip(t, err.Error()+", .ci/packages installs it")
 		}

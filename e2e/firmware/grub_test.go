@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os/exec"
+	"strings"
 	"testing"
 
 	"flytftp/internal/testkit"
@@ -15,7 +16,7 @@ var (
 	grubPC  = grub("grub-pc-bin", "i386-pc", "core.0")
 	grubEFI = grub("grub-efi-amd64-bin", "x86_64-efi", "core.efi")
 	shim    = &loader{
-		name: "shim, GRUB, Linux", dhcp: bootFile("shimx64.efi"), serve: serveShim, check: checkShim,
+		name: "shim, GRUB, Linux", dhcp: bootFile("shimx64.efi"), serve: serveShim, check: checkShim, memory: 512,
 		packages: []string{"shim-signed", "grub-efi-amd64-signed", installerPackage},
 	}
 )
@@ -57,14 +58,19 @@ echo ` + marker + `
 `)
 }
 
+// secureBootPage lists the files of the chain.
+const secureBootPage = "../../docs/secureboot.md"
+
 // serveShim serves a chain of signed programs up to a kernel, which is the big file: with Secure
 // Boot on, GRUB loads no modules, and no other command that it has reads a file to its end.
 func serveShim(t *testing.T, root string, _ int) {
 	serveCommon(t, root, 0)
 	copyFile(t, installerFolder+"/"+installerKernel, root+"/"+bigName)
-	copyFile(t, "/usr/lib/shim/shimx64.efi.signed", root+"/shimx64.efi")
-	copyFile(t, "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", root+"/grubx64.efi")
-	testkit.WriteFile(t, root+"/grub/grub.cfg",
+	files := testkit.TableRows(testkit.ReadSection(t, secureBootPage, "## A distribution's shim and GRUB"))
+	for _, row := range files[:2] {
+		copyFile(t, strings.Trim(row[2], "`"), root+"/"+strings.Trim(row[0], "`"))
+	}
+	testkit.WriteFile(t, root+"/"+strings.Trim(files[2][0], "`"),
 		grubScript("linux /"+bigName+" console=ttyS0,115200 earlyprintk=ttyS0,115200", "boot"))
 }
 
@@ -74,6 +80,9 @@ func checkShim(b *boot) {
 	b.receivedCommon()
 	b.received("shimx64.efi")
 	b.received("grubx64.efi")
+	for _, name := range []string{"revocations_sku.efi", "revocations_sbat.efi", "shim_certificate_0.efi"} {
+		b.notFound(name)
+	}
 	b.sees("Secure boot enabled")
 }
 

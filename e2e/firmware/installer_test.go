@@ -40,7 +40,7 @@ const (
 func installer(name, bootFileName string) *loader {
 	return &loader{
 		name: name, packages: []string{installerPackage}, dhcp: bootFile(bootFileName),
-		serve: serveInstaller, big: installerRAM, limit: 8 * time.Minute,
+		serve: serveInstaller, big: installerRAM, memory: 512, limit: 8 * time.Minute,
 		check: func(b *boot) {
 			b.t.Helper()
 			b.sees("Linux version")

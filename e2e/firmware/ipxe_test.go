@@ -10,16 +10,13 @@ import (
 )
 
 var (
-	ipxeROM   = ipxe{memtest: memtestBIOS}.loader(bootFile(ipxeScript))
-	undionly  = ipxe{program: "undionly.kpxe", chained: true}.loader(bootFile(ipxeScript))
-	ipxeEFI   = ipxe{program: "ipxe.efi", memtest: memtestEFI}.loader(bootIPXE("ipxe.efi"))
-	snponly   = ipxe{program: "snponly.efi"}.loader(bootIPXE("snponly.efi"))
-	ipxeARM64 = ipxe{program: "ipxe-arm64.efi", notEmpty: true}.loader(bootIPXE("ipxe-arm64.efi"))
-	ipxeIPv6  = ipxe{program: "ipxe.efi"}.loader([]string{
-		"--enable-ra", "--dhcp-range=" + guestRange6 + ",64", "--dhcp-userclass=set:ipxe,iPXE",
-		"--dhcp-option=tag:!ipxe,option6:bootfile-url,tftp://[" + serverAddr6 + "]/ipxe.efi",
-		"--dhcp-option=tag:ipxe,option6:bootfile-url,tftp://[" + serverAddr6 + "]/" + ipxeScript,
-	})
+	ipxeROM     = ipxe{memtest: memtestBIOS}.loader(bootFile(ipxeScript))
+	undionly    = ipxe{program: "undionly.kpxe", chained: true}.loader(bootFile(ipxeScript))
+	ipxeEFI     = ipxe{program: "ipxe.efi", memtest: memtestEFI}.loader(bootIPXE("ipxe.efi"))
+	snponly     = ipxe{program: "snponly.efi"}.loader(bootIPXE("snponly.efi"))
+	ipxeARM64   = ipxe{program: "ipxe-arm64.efi", notEmpty: true}.loader(bootIPXE("ipxe-arm64.efi"))
+	ipxeIPv6    = ipxe{program: "ipxe.efi"}.loader(bootIPXE6("ipxe.efi"))
+	snponlyIPv6 = ipxe{program: "snponly.efi"}.loader(bootIPXE6("snponly.efi"))
 )
 
 const ipxeScript = "boot.ipxe"
@@ -35,6 +32,13 @@ func bootIPXE(program string) []string {
 	return []string{"--dhcp-userclass=set:ipxe,iPXE",
 		"--dhcp-boot=tag:!ipxe," + program + ",," + serverAddr,
 		"--dhcp-boot=tag:ipxe," + ipxeScript + ",," + serverAddr}
+}
+
+// bootIPXE6 does the same over IPv6.
+func bootIPXE6(program string) []string {
+	return []string{"--dhcp-range=" + guestRange6 + ",64", "--dhcp-userclass=set:ipxe,iPXE",
+		"--dhcp-option=tag:!ipxe,option6:bootfile-url,tftp://[" + serverAddr6 + "]/" + program,
+		"--dhcp-option=tag:ipxe,option6:bootfile-url,tftp://[" + serverAddr6 + "]/" + ipxeScript}
 }
 
 // ipxe is the iPXE of the firmware, or a program of Debian's package.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 )
 
@@ -17,6 +18,7 @@ import (
 type machine struct {
 	name     string
 	packages []string // the firmware is of
+	memory   int      // MiB; the less, the sooner a memory test begins
 	emulator string
 	args     []string
 	flash    flash
@@ -29,6 +31,7 @@ type flash struct{ code, variables string }
 const (
 	x86   = "qemu-system-x86_64"
 	arm64 = "qemu-system-aarch64"
+	riscv = "qemu-system-riscv64"
 )
 
 // Network cards without a ROM, so that the firmware's own driver and TFTP work.
@@ -37,64 +40,69 @@ const (
 	e1000  = "e1000,netdev=net0,romfile="
 )
 
-// Arguments of several machines. QEMU translates every instruction, so that a machine with one
-// processor and little memory boots soonest.
+// Arguments of several machines.
 var (
 	// OVMF's network takes random numbers from a device, and memtest86+ needs a screen.
-	ovmfArgs = []string{"-machine", "q35", "-m", "512", "-vga", "std",
+	ovmfArgs = []string{"-machine", "q35", "-vga", "std",
 		"-device", "virtio-rng-pci", "-device", virtio}
 	ovmfFlash = flash{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"}
 
-	ubootARM64Args = []string{"-machine", "virt", "-cpu", "cortex-a57", "-m", "256",
+	ubootARM64Args = []string{"-machine", "virt", "-cpu", "cortex-a57",
 		"-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin"}
 )
 
 var (
 	// iPXE is in the ROM of QEMU's network cards. Without graphics all goes to the serial line.
 	seabios = &machine{
-		name: "SeaBIOS with an iPXE ROM", packages: []string{"seabios", "ipxe-qemu"}, emulator: x86,
-		args: []string{"-machine", "pc,graphics=off", "-m", "256", "-boot", "n",
+		name: "SeaBIOS with an iPXE ROM", packages: []string{"seabios", "ipxe-qemu"}, emulator: x86, memory: 64,
+		args: []string{"-machine", "pc,graphics=off", "-boot", "n",
 			"-device", "virtio-net-pci,netdev=net0"},
 	}
 	ovmf = &machine{
-		name: "OVMF", packages: []string{"ovmf"}, emulator: x86, args: ovmfArgs, flash: ovmfFlash,
+		name: "OVMF", packages: []string{"ovmf"}, memory: 256, emulator: x86, args: ovmfArgs, flash: ovmfFlash,
 	}
 	ovmfIPv6 = &machine{
-		name: "OVMF over IPv6", packages: []string{"ovmf"}, emulator: x86, flash: ovmfFlash,
+		name: "OVMF over IPv6", packages: []string{"ovmf"}, memory: 256, emulator: x86, flash: ovmfFlash,
 		args: slices.Concat(ovmfArgs, []string{"-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n"}),
 	}
 	ovmfSecure = &machine{
-		name: "OVMF with Secure Boot", packages: []string{"ovmf"}, emulator: x86,
+		name: "OVMF with Secure Boot", packages: []string{"ovmf"}, memory: 256, emulator: x86,
 		flash: flash{"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"},
 		args: slices.Concat(ovmfArgs, []string{"-machine", "smm=on", "-global", "ICH9-LPC.disable_s3=1",
 			"-global", "driver=cfi.pflash01,property=secure,value=on"}),
 	}
 	// AAVMF's network takes random numbers from the processor alone, and this one has them.
 	aavmf = &machine{
-		name: "AAVMF", packages: []string{"qemu-efi-aarch64"}, emulator: arm64,
-		args:  []string{"-machine", "virt", "-cpu", "max,pauth-impdef=on", "-m", "256", "-device", virtio},
+		name: "AAVMF", packages: []string{"qemu-efi-aarch64"}, memory: 256, emulator: arm64,
+		args:  []string{"-machine", "virt", "-cpu", "max,pauth-impdef=on", "-device", virtio},
 		flash: flash{"/usr/share/AAVMF/AAVMF_CODE.fd", "/usr/share/AAVMF/AAVMF_VARS.fd"},
 	}
 	ubootARM64Virtio = &machine{
-		name: "U-Boot arm64, virtio", packages: []string{"u-boot-qemu"}, emulator: arm64,
+		name: "U-Boot arm64, virtio", packages: []string{"u-boot-qemu"}, memory: 256, emulator: arm64,
 		args: slices.Concat(ubootARM64Args, []string{"-device", virtio}),
 	}
 	ubootARM64 = &machine{
-		name: "U-Boot arm64, e1000", packages: []string{"u-boot-qemu"}, emulator: arm64,
+		name: "U-Boot arm64, e1000", packages: []string{"u-boot-qemu"}, memory: 256, emulator: arm64,
 		args: slices.Concat(ubootARM64Args, []string{"-device", e1000}),
 	}
+	ubootRISCV = &machine{
+		name: "U-Boot RISC-V, virtio", packages: []string{"u-boot-qemu", "opensbi"}, memory: 256, emulator: riscv,
+		args: []string{"-machine", "virt", "-device", "virtio-rng-pci", "-device", virtio,
+			"-bios", "/usr/lib/riscv64-linux-gnu/opensbi/generic/fw_jump.elf",
+			"-kernel", "/usr/lib/u-boot/qemu-riscv64_smode/u-boot.bin"},
+	}
 	ubootX86 = &machine{
-		name: "U-Boot x86, e1000", packages: []string{"u-boot-qemu"}, emulator: x86,
-		args: []string{"-machine", "pc", "-m", "256", "-device", e1000,
+		name: "U-Boot x86, e1000", packages: []string{"u-boot-qemu"}, memory: 256, emulator: x86,
+		args: []string{"-machine", "pc", "-device", e1000,
 			"-bios", "/usr/lib/u-boot/qemu-x86/u-boot.rom"},
 	}
 )
 
 // start switches the machine on, with its network card at the backend.
-func (m *machine) start(t *testing.T, n *namespace, folder, backend string) *process {
+func (m *machine) start(t *testing.T, n *namespace, folder, backend string, memory int) *process {
 	t.Helper()
-	args := slices.Concat(m.args, []string{"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio",
-		"-netdev", backend})
+	args := slices.Concat(m.args, []string{"-m", strconv.Itoa(memory), "-nodefaults", "-display", "none",
+		"-no-reboot", "-serial", "stdio", "-netdev", backend})
 	if m.flash.code != "" {
 		variables := filepath.Join(folder, "variables")
 		copyFile(t, unpacked(m.flash.variables), variables)

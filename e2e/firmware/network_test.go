@@ -25,8 +25,9 @@ import (
 const (
 	serverAddr  = "192.0.2.1"
 	guestAddr   = "192.0.2.100"
-	serverAddr6 = "2001:db8::1"
-	guestRange6 = "2001:db8::100,2001:db8::1ff"
+	network6    = "2001:db8::"
+	serverAddr6 = network6 + "1"
+	guestRange6 = network6 + "100," + network6 + "1ff"
 	tapName     = "tap0"
 )
 
@@ -186,6 +187,8 @@ func (n *namespace) startDHCP(t *testing.T, folder string, args ...string) *proc
 		"--user=root", "--pid-file=", "--port=0", "--interface=" + tapName,
 		"--dhcp-authoritative", "--no-ping", "--dhcp-leasefile=" + folder + "/leases",
 		"--dhcp-range=" + guestAddr + "," + guestAddr + ",255.255.255.0",
+		// iPXE waits for a router of IPv6, and for a second DHCP server unless told of none.
+		"--enable-ra", "--dhcp-range=" + network6 + ",ra-only", "--dhcp-option=encap:175,176,1b",
 	}, args...)...)
 	dhcp.awaitStart(t, "DHCP, IP range")
 	return dhcp

@@ -71,7 +71,7 @@ type transfer struct {
 	name    string
 	options string // as asked: "blksize=1432 tsize=0"
 	began   time.Time
-	ended   time.Time // when it acknowledged the last block, or an ERROR came; zero until then
+	ended   time.Time // when the last block came and was acknowledged, or an ERROR came; else zero
 	content []byte
 	again   int    // blocks that reached the client more than once
 	failure string // code and text of the ERROR that ended it, from either side
@@ -80,11 +80,15 @@ type transfer struct {
 	seen      map[int]bool // blocks, from 1
 	latest    int          // block
 	last      int          // the short block, 0 until it came
+	confirmed bool         // the last block is acknowledged; lpxelinux.0 may go on without that
 }
 
 // closedByGRUB ends a transfer that brought as much as tsize said, or an empty one: GRUB does not
 // wait for the last block.
 const closedByGRUB = "0 closed"
+
+// whole tells whether each block came.
+func (tr *transfer) whole() bool { return tr.last > 0 && len(tr.seen) == tr.last }
 
 // complete tells whether the client had what it wanted.
 func (tr *transfer) complete() bool {
@@ -118,7 +122,7 @@ func (tf *traffic) add(now time.Time, d datagram) {
 	switch {
 	case operation == opRRQ && !d.fromServer:
 		tf.request(now, d)
-	case tr == nil || len(d.payload) < 4 || !tr.ended.IsZero():
+	case tr == nil || len(d.payload) < 4 || tr.failure != "" || tr.confirmed:
 	case operation == opERROR:
 		text, _, _ := strings.Cut(string(d.payload[4:]), "\x00")
 		tr.ended, tr.failure = now, fmt.Sprintf("%d %s", d.payload[3], text)
@@ -129,12 +133,13 @@ func (tf *traffic) add(now time.Time, d datagram) {
 			}
 		}
 	case operation == opDATA && d.fromServer:
-		tr.data(tr.number(d.payload), d.payload[4:])
-	case operation == opACK && !d.fromServer:
-		// iPXE acknowledges the only block of an empty file with ACK 0.
-		last := tr.number(d.payload) == tr.last || len(tr.content) == 0
-		if last && tr.last > 0 && len(tr.seen) == tr.last {
+		if tr.data(tr.number(d.payload), d.payload[4:]) && tr.whole() {
 			tr.ended = now
+		}
+	case operation == opACK && !d.fromServer && tr.whole():
+		// iPXE acknowledges the only block of an empty file with ACK 0.
+		if tr.number(d.payload) == tr.last || len(tr.content) == 0 {
+			tr.ended, tr.confirmed = now, true
 		}
 	}
 }
@@ -161,13 +166,14 @@ func (tr *transfer) number(payload []byte) int {
 	return tr.latest + int(int16(binary.BigEndian.Uint16(payload[2:])-uint16(tr.latest)))
 }
 
-func (tr *transfer) data(block int, b []byte) {
+// data takes a block, and tells whether it is a new one.
+func (tr *transfer) data(block int, b []byte) bool {
 	if block < 1 || len(b) > tr.blockSize {
-		return
+		return false
 	}
 	if tr.seen[block] {
 		tr.again++
-		return
+		return false
 	}
 	tr.seen[block] = true
 	tr.latest = max(tr.latest, block)
@@ -179,6 +185,7 @@ func (tr *transfer) data(block int, b []byte) {
 	if len(b) < tr.blockSize {
 		tr.last = block
 	}
+	return true
 }
 
 // joinOptions returns names and values, each followed by a NUL, as "name=value name=value".
@@ -191,7 +198,7 @@ func joinOptions(b []byte) string {
 	return strings.Join(options, " ")
 }
 
-// A transfer is complete when each block came, in any order, and the last is acknowledged.
+// A transfer is complete when each block came, in any order, or when GRUB says so.
 func TestTraffic(t *testing.T) {
 	client := netip.MustParseAddrPort(guestAddr + ":2000")
 	says := func(payload string) datagram { return datagram{client: client, payload: []byte(payload)} }
@@ -210,7 +217,8 @@ func TestTraffic(t *testing.T) {
 		{"whole", []datagram{rrq, rrq, oack, first, second, ack}, "10 bytes in 1s, 0 blocks came again"},
 		{"out of order", []datagram{rrq, oack, second, first, first, ack}, "10 bytes in 1s, 1 blocks came again"},
 		{"a gap", []datagram{rrq, oack, second, ack}, "10 bytes without an end"},
-		{"not acknowledged", []datagram{rrq, oack, first, second}, "10 bytes without an end"},
+		{"not acknowledged", []datagram{rrq, oack, first, second}, "10 bytes in 1s, 0 blocks came again"},
+		{"the last is missing", []datagram{rrq, oack, first, says("\x00\x04\x00\x01")}, "8 bytes without an end"},
 		{"refused", []datagram{rrq, hears("\x00\x05\x00\x01File not found\x00")}, "ERROR 1 File not found"},
 		{"closed by GRUB", []datagram{rrq, oack, first, second, says("\x00\x05\x00\x00closed\x00")},
 			"10 bytes in 1s, 0 blocks came again"},
