@@ -196,6 +196,7 @@ func TestPromtool(t *testing.T) {
 // Every alert has series that make it fire, and a time at which they do not yet: the tests of the
 // rules fail for each alert that never fires, and for each that does not wait.
 func TestRulesAreTested(t *testing.T) {
+	testkit.SkipIfShort(t)
 	promtool := tool(t, "promtool")
 	never := testkit.ReadText(t, rulesFile)
 	for _, a := range alerts(t) {
