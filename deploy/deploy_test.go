@@ -272,6 +272,11 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	variables = append(variables, "$__rate_interval", "$__range")
+	for _, annotation := range d.Annotations.List {
+		for _, fault := range c.check(annotation.Expr) {
+			t.Errorf("an annotation: %s", fault)
+		}
+	}
 	queried := ""
 	taken := map[[2]int]string{}
 	for i, p := range d.Panels {
