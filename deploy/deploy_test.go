@@ -225,7 +225,8 @@ type dashboard struct {
 	Templating struct {
 		List []struct{ Name, Type, Definition string }
 	}
-	Panels []panel
+	Annotations struct{ List []struct{ Expr string } }
+	Panels      []panel
 }
 
 type panel struct {
