@@ -179,6 +179,7 @@ func TestPromtool(t *testing.T) {
 // Every alert has series that make it fire, and a time at which they do not yet: the tests of the
 // rules fail for each alert that never fires, and for each that does not wait.
 func TestRulesAreTested(t *testing.T) {
+	testkit.SkipIfShort(t)
 	promtool := testkit.Tool(t, "promtool")
 	never := testkit.ReadText(t, rulesFile)
 	for _, a := range alerts(t) {
@@ -207,7 +208,8 @@ type dashboard struct {
 	Templating struct {
 		List []struct{ Name, Type, Definition string }
 	}
-	Panels []panel
+	Annotations struct{ List []struct{ Expr string } }
+	Panels      []panel
 }
 
 type panel struct {
@@ -254,6 +256,11 @@ func TestDashboard(t *testing.T) {
 		}
 	}
 	variables = append(variables, "$__rate_interval", "$__range")
+	for _, annotation := range d.Annotations.List {
+		for _, fault := range c.check(annotation.Expr) {
+			t.Errorf("an annotation: %s", fault)
+		}
+	}
 	queried := ""
 	taken := map[[2]int]string{}
 	for i, p := range d.Panels {

@@ -66,7 +66,7 @@ func overlays(t *testing.T) map[string]string {
 	for _, match := range regexp.MustCompile("(?s)\n```yaml\n(# ([^\n]*)\n.*?)```").FindAllStringSubmatch(page, -1) {
 		all[match[2]] = match[1]
 	}
-	if len(all) < 4 {
+	if len(all) < 5 {
 		t.Fatalf("the page shows %d kustomizations", len(all)-1)
 	}
 	return all
@@ -343,6 +343,11 @@ func TestKubernetesOverlays(t *testing.T) {
 			first := list(pod["initContainers"])
 			return len(first) == 1 && first[0]["image"] == "registry.example.org/boot-files:v1" &&
 				len(list(pod["volumes"])) == 1 && get(list(pod["volumes"])[0], "emptyDir") != nil && get(list(pod["volumes"])[0], "configMap") == nil
+		},
+		"files of the server's own image": func(all []object) bool {
+			pod := get(find(t, all, "Deployment", "flytftp"), "spec", "template", "spec").(object)
+			server := list(pod["containers"])[0]
+			return server["image"] == "registry.example.org/flytftp:v1-boot" && pod["volumes"] == nil && server["volumeMounts"] == nil
 		},
 		"metrics for the Prometheus operator": func(all []object) bool {
 			service, monitor := find(t, all, "Service", "flytftp-metrics"), find(t, all, "ServiceMonitor", "flytftp")
