@@ -28,12 +28,13 @@ ARG VERSION=devel
 # every datagram: a package takes the last of the -gcflags whose pattern matches it. Go 1.26's new
 # garbage collector is off, because its vector code is for large heaps and costs 12 kB of the image.
 # Go 1.27 is to have no other collector; then this setting goes. GOARM is set for arm alone, because
-# Go refuses the variants of other architectures in it. UPX does not know riscv64.
+# Go refuses the variants of other architectures in it. UPX does not know riscv64. Its LZMA takes 5
+# bits of a byte for the context of the next, instead of 3, which saves 3 kB.
 RUN if [ "$TARGETARCH" = arm ]; then export GOARM="${TARGETVARIANT#v}"; fi \
  && CGO_ENABLED=0 GOEXPERIMENT=nogreenteagc GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
       -ldflags "-s -w -buildid= -X main.version=$VERSION" -gcflags=all=-l -gcflags=flytftp/singleport= \
       -o /image/flytftp . \
- && if [ "$TARGETARCH" != riscv64 ]; then upx --best --lzma --quiet /image/flytftp; fi
+ && if [ "$TARGETARCH" != riscv64 ]; then upx --best --lzma --crp-lzma-lc=5 --quiet /image/flytftp; fi
 COPY LICENSE docs/THIRD_PARTY_NOTICES.md /image/
 COPY files /image/files
 # The user of the server is neither owner nor group of the files, so the umask of the checkout must

@@ -67,7 +67,7 @@ func options(c *config, getenv func(string) string) []option {
 	}
 	return []option{
 		{name: "listen", variable: "TFTP_LISTEN", initial: listen, shown: defaultListen + ", on Fly.io " + flyListen, values: "HOST:PORT,...",
-			meaning: "UDP addresses; :PORT is IPv4 and IPv6, 0 picks one, ?HOST may be absent, names of /etc/hosts", set: c.setListen},
+			meaning: "UDP addresses; :PORT is IPv4 and IPv6, 0 picks one, ?HOST:PORT may be absent", set: c.setListen},
 		{name: "http", variable: "TFTP_HTTP", initial: noHTTP, values: "HOST:PORT",
 			meaning: "TCP address of /healthz, /readyz and /metrics; never a public one", set: c.setHTTP},
 		{name: "root", variable: "TFTP_ROOT", initial: defaultRoot, values: "a folder",
@@ -119,7 +119,7 @@ func (c *config) setListen(value string) error {
 			return err
 		}
 		if mayBeAbsent && (place[0] == ':' || strings.HasPrefix(place, optional)) {
-			return errors.New("an address that may be absent needs a host: ?HOST:PORT")
+			return errors.New("? needs a host")
 		}
 		c.listen[i] = addr
 	}

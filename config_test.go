@@ -217,6 +217,10 @@ func TestFlyConfig(t *testing.T) {
 		"services.auto_start_machines":  "false",
 		"services.min_machines_running": "1",
 		"restart.policy":                "always",
+		"checks.health.type":            "http",
+		"checks.health.method":          "get",
+		"checks.health.path":            "/healthz",
+		"metrics.path":                  "/metrics",
 	} {
 		if values[key] != want {
 			t.Errorf("%s is %q, want %q", key, values[key], want)
@@ -232,6 +236,11 @@ func TestFlyConfig(t *testing.T) {
 		if strings.HasPrefix(key, "services.ports.") && key != "services.ports.port" {
 			t.Errorf("UDP takes no %s", key)
 		}
+	}
+	// Fly.io asks from outside of the machine, over IPv4.
+	host, port, err := net.SplitHostPort(c.http)
+	if err != nil || host != "0.0.0.0" || values["metrics.port"] != port || values["checks.health.port"] != port || port == values["services.internal_port"] {
+		t.Errorf("-http is %q, fly.toml has the ports %s for metrics and %s for health", c.http, values["metrics.port"], values["checks.health.port"])
 	}
 	// Half a minute, of which a disk that hangs may take 2 s (docs/architecture.md).
 	kill, err := time.ParseDuration(values["kill_timeout"])

@@ -54,30 +54,29 @@ func bind(log *journal, addrs []string, limits singleport.Config) (*singleport.S
 func bindHTTP(addr string) (*status.Server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), resolveTime)
 	defer cancel()
-	host, port, err := net.SplitHostPort(addr)
-	if err == nil && host != "" {
-		if host, err = resolve(ctx, host); err != nil {
-			return nil, fmt.Errorf("no address for the host name of %s: choose another -http (%w)", addr, err)
-		}
-	}
+	p, err := locate(ctx, addr, "-http")
 	if err != nil {
 		return nil, err
 	}
-	server, err := status.Listen(net.JoinHostPort(host, port))
+	server, err := status.Listen(net.JoinHostPort(p.host, p.port))
 	return server, advise(err, "-http", "9069")
 }
 
-// advise adds to an error of a bind what to do about it. option has the address.
+// advise adds to an error of a bind what to do about it. option has the address, and port is one
+// that needs no root.
 func advise(err error, option, port string) error {
+	advice := ""
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%w: stop what listens there or choose another %s", err, option)
+		advice = "stop what listens there or choose another " + option
 	case errors.Is(err, syscall.EACCES):
-		return fmt.Errorf("%w: ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as %s :%s", err, option, port)
+		advice = "ports below 1024 need root or CAP_NET_BIND_SERVICE; or choose another, such as " + option + " :" + port
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fmt.Errorf("%w: choose an address of this machine with %s, or :PORT for all", err, option)
+		advice = "choose an address of this machine with " + option + ", or :PORT for all"
+	default:
+		return err
 	}
-	return err
+	return fmt.Errorf("%w: %s", err, advice)
 }
 
 // place is a resolved address of -listen. host is an IP address, or empty for all of the machine.
@@ -96,29 +95,41 @@ func resolveAll(ctx context.Context, addrs []string, patience time.Duration) (pl
 	defer cancel()
 	for _, addr := range addrs {
 		addr, mayBeAbsent := strings.CutPrefix(addr, optional)
-		host, port, err := net.SplitHostPort(addr)
+		within := ctx
+		if mayBeAbsent {
+			within = brief
+		}
+		p, err := locate(within, addr, "-listen")
 		switch {
+		case err != nil && mayBeAbsent:
+			skipped = append(skipped, absent{addr, errors.Unwrap(err)})
+			continue
 		case err != nil:
 			return nil, nil, err
 		case mayBeAbsent:
-			if host, err = resolve(brief, host); err == nil {
-				err = awaitAddress(brief, host)
-			}
-			if err != nil {
+			if err := awaitAddress(brief, p.host); err != nil {
 				skipped = append(skipped, absent{addr, err})
 				continue
 			}
-		case host != "":
-			if host, err = resolve(ctx, host); err != nil {
-				return nil, nil, fmt.Errorf("no address for the host name of %s: choose another -listen (%w)", addr, err)
-			}
 		}
-		places = append(places, place{host, port})
+		places = append(places, p)
 	}
 	if len(places) == 0 {
-		return nil, nil, fmt.Errorf("no address of -listen is there, the last is %s: choose another (%w)", skipped[len(skipped)-1].addr, skipped[len(skipped)-1].why)
+		err = fmt.Errorf("no address of -listen is there, nor %s: choose another (%w)", skipped[0].addr, skipped[0].why)
 	}
-	return places, skipped, nil
+	return places, skipped, err
+}
+
+// locate resolves HOST:PORT, the value of an option.
+func locate(ctx context.Context, addr, option string) (place, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" {
+		return place{host, port}, err
+	}
+	if host, err = resolve(ctx, host); err != nil {
+		return place{}, fmt.Errorf("no address for the host name of %s: choose another %s (%w)", addr, option, err)
+	}
+	return place{host, port}, nil
 }
 
 // resolve returns the address of a host. One that is a name is looked up until it has an address or
@@ -143,26 +154,18 @@ func resolve(ctx context.Context, host string) (string, error) {
 	}
 }
 
-// awaitAddress returns nil once the machine has the address, or an error when ctx is done. Other
-// failures are left to the bind that counts.
+// awaitAddress returns nil once the machine has the address, or an error when ctx is done.
 func awaitAddress(ctx context.Context, host string) error {
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return err
-	}
+	ip, _ := netip.ParseAddr(host) // resolve did
 	for {
-		conn, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, 0)))
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: ip.AsSlice(), Zone: ip.Zone()})
 		if err == nil {
 			return conn.Close()
-		}
-		// A kernel without IPv6 knows no such family.
-		if !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.EAFNOSUPPORT) {
-			return nil
 		}
 		select {
 		case <-time.After(resolvePace):
 		case <-ctx.Done():
-			return fmt.Errorf("%s is not an address of this machine", host)
+			return err
 		}
 	}
 }

@@ -203,7 +203,7 @@ func watchDisk(hanging func() int, log *journal) {
 		switch {
 		case !hung && count > 0:
 			log.printf("disk hangs operations=%d why=%+q", count,
-				"a disk or a mount below -root does not answer: see the kernel's log; other files go on, and so will these when it does")
+				"a disk or mount below -root does not answer: see the kernel's log; other files go on")
 		case hung && count == 0:
 			log.printf("disk answers operations=0")
 		}

@@ -78,62 +78,86 @@ type metrics struct {
 }
 
 const (
-	counter   = "counter"
-	gauge     = "gauge"
-	histogram = "histogram"
+	counter = "counter"
+	gauge   = "gauge"
 )
 
-// page appends the metrics. What this platform does not tell is left out.
+// family is a metric with one value.
+type family struct {
+	name, kind, help string
+	value            float64
+}
+
+// distribution is a metric with a histogram, whose bounds and sum are so many units.
+type distribution struct {
+	name, help string
+	bounds     []int64
+	unit       float64
+	histogram  *singleport.Histogram
+}
+
+// page appends the metrics.
 func (m *metrics) page(text []byte) ([]byte, bool) {
 	t := status.Text(text)
 	c, u := m.server.Counts(), m.process.Usage()
-	single := func(name, kind, help string, value float64) {
-		if value >= 0 {
-			t.Family(name, kind, help)
-			t.Value(name, "", value)
-		}
-	}
-	distribution := func(name, help string, bounds []int64, unit float64, h *singleport.Histogram) {
-		scaled := make([]float64, len(bounds))
-		for i, bound := range bounds {
-			scaled[i] = float64(bound) / unit
-		}
-		t.Family(name, histogram, help)
-		t.Histogram(name, scaled, h.Counts[:], float64(h.Sum)/unit)
-	}
 	t.Family(metricRequests, counter, "Requests that ended, by result; the results are the events of the log.")
 	for i, result := range results {
-		t.Value(metricRequests, `result="`+result+`"`, float64(m.counters.requests[i].Load()))
+		t.Value(metricRequests, `{result="`+result+`"}`, float64(m.counters.requests[i].Load()))
 	}
 	t.Family(metricRefusals, counter, "Datagrams that got no transfer, and files that hang, by reason.")
 	for i := range reasons {
-		t.Value(metricRefusals, `reason="`+singleport.Refusal(i).String()+`"`, float64(m.counters.refusals[i].Load()))
+		t.Value(metricRefusals, `{reason="`+singleport.Refusal(i).String()+`"}`, float64(m.counters.refusals[i].Load()))
 	}
-	single(metricRunning, gauge, "Transfers that run.", float64(c.Running))
-	single(metricConfirmed, gauge, "Transfers that run and whose client acknowledged something.", float64(c.Confirmed))
-	single(metricMaxTransfers, gauge, "Transfers that may run at a time, the option -max-transfers.", float64(m.maxTransfers))
-	single(metricSentBytes, counter, "Bytes of files that were sent in DATA, repeats included, headers not.", float64(c.DataBytes))
-	single(metricData, counter, "DATA that were sent, repeats included.", float64(c.Data))
-	single(metricRetransmitted, counter, "DATA that were sent again.", float64(c.Retransmitted))
-	single(metricTimeouts, counter, "Waits for an ACK that took longer than the retransmission timer.", float64(c.Timeouts))
-	single(metricGoBacks, counter, "Times that a transfer went back to the first block that was not acknowledged.", float64(c.GoBacks))
-	distribution(metricFlight, "Most blocks in flight of each confirmed transfer that ended.", singleport.FlightBounds[:], 1, &c.Flight)
-	distribution(metricDuration, "Durations of transfers that were sent whole, from the request on.", singleport.DurationBounds[:], 1e9, &c.Duration)
-	distribution(metricRoundTrip, "Least round trip of each confirmed transfer that ended.", singleport.RoundTripBounds[:], 1e9, &c.RoundTrip)
-	single(metricWaiting, gauge, "Requests that wait for room.", float64(c.Waiting))
-	single(metricWindowBytes, gauge, "Bytes of memory for the parts of files that transfers have at hand.", float64(c.SegmentBytes))
-	single(metricHanging, gauge, "File operations that have not returned for 2 s.", float64(c.Hanging))
-	single(metricKernelDrops, counter, "Datagrams that the kernel dropped because the server did not read them in time.", float64(c.Dropped))
-	single(metricSuppressed, counter, "Lines that the bounds of the log or a slow reader of it kept from being written.", float64(m.counters.linesSuppressed.Load()))
-	single(metricPanics, counter, "Bugs that were contained; please report them.", float64(m.counters.panicked.Load()))
+	writeFamilies(&t, []family{
+		{metricRunning, gauge, "Transfers that run.", float64(c.Running)},
+		{metricConfirmed, gauge, "Transfers that run and whose client acknowledged something.", float64(c.Confirmed)},
+		{metricMaxTransfers, gauge, "Transfers that may run at a time, the option -max-transfers.", float64(m.maxTransfers)},
+		{metricSentBytes, counter, "Bytes of files that were sent in DATA, repeats included, headers not.", float64(c.DataBytes)},
+		{metricData, counter, "DATA that were sent, repeats included.", float64(c.Data)},
+		{metricRetransmitted, counter, "DATA that were sent again.", float64(c.Retransmitted)},
+		{metricTimeouts, counter, "Waits for an ACK that took longer than the retransmission timer.", float64(c.Timeouts)},
+		{metricGoBacks, counter, "Times that a transfer went back to the first block that was not acknowledged.", float64(c.GoBacks)},
+	})
+	for _, d := range []distribution{
+		{metricFlight, "Most blocks in flight of each confirmed transfer that ended.", singleport.FlightBounds[:], 1, &c.Flight},
+		{metricDuration, "Durations of transfers that were sent whole, from the request on.", singleport.DurationBounds[:], 1e9, &c.Duration},
+		{metricRoundTrip, "Least round trip of each confirmed transfer that ended.", singleport.RoundTripBounds[:], 1e9, &c.RoundTrip},
+	} {
+		bounds := make([]float64, len(d.bounds))
+		for i, bound := range d.bounds {
+			bounds[i] = float64(bound) / d.unit
+		}
+		t.Family(d.name, "histogram", d.help)
+		t.Histogram(d.name, bounds, d.histogram.Counts[:], float64(d.histogram.Sum)/d.unit)
+	}
+	writeFamilies(&t, []family{
+		{metricWaiting, gauge, "Requests that wait for room.", float64(c.Waiting)},
+		{metricWindowBytes, gauge, "Bytes of memory for the parts of files that transfers have at hand.", float64(c.SegmentBytes)},
+		{metricHanging, gauge, "File operations that have not returned for 2 s.", float64(c.Hanging)},
+		{metricKernelDrops, counter, "Datagrams that the kernel dropped because the server did not read them in time.", float64(c.Dropped)},
+		{metricSuppressed, counter, "Lines that the bounds of the log or a slow reader of it kept from being written.", float64(m.counters.linesSuppressed.Load())},
+		{metricPanics, counter, "Bugs that were contained; please report them.", float64(m.counters.panicked.Load())},
+	})
 	t.Family(metricBuild, gauge, "Always 1, with the version of the program and of Go.")
-	t.Value(metricBuild, fmt.Sprintf("version=%q,goversion=%q", version, runtime.Version()), 1)
-	single(metricStartTime, gauge, "When the process began, in seconds since 1970.", u.StartTime)
-	single(metricCPU, counter, "CPU time that the process took, in user and system mode.", u.CPU)
-	single(metricResidentMemory, gauge, "Resident memory of the process.", u.Resident)
-	single(metricOpenFiles, gauge, "Descriptors that the process has open.", u.OpenFiles)
-	single(metricMaxFiles, gauge, "Descriptors that the process may have open.", u.MaxFiles)
+	t.Value(metricBuild, fmt.Sprintf("{version=%q,goversion=%q}", version, runtime.Version()), 1)
+	writeFamilies(&t, []family{
+		{metricStartTime, gauge, "When the process began, in seconds since 1970.", u.StartTime},
+		{metricCPU, counter, "CPU time that the process took, in user and system mode.", u.CPU},
+		{metricResidentMemory, gauge, "Resident memory of the process.", u.Resident},
+		{metricOpenFiles, gauge, "Descriptors that the process has open.", u.OpenFiles},
+		{metricMaxFiles, gauge, "Descriptors that the process may have open.", u.MaxFiles},
+	})
 	return t, true
+}
+
+// writeFamilies leaves out what this platform does not tell: its value is negative.
+func writeFamilies(t *status.Text, families []family) {
+	for _, f := range families {
+		if f.value >= 0 {
+			t.Family(f.name, f.kind, f.help)
+			t.Value(f.name, "", f.value)
+		}
+	}
 }
 
 // health makes the pages /healthz and /readyz.

@@ -154,6 +154,20 @@ func TestAlertsNameWhatExists(t *testing.T) {
 	}
 }
 
+// The page lists the alerts.
+func TestPageListsAlerts(t *testing.T) {
+	rows := testkit.TableRows(testkit.ReadSection(t, "../docs/monitoring.md", "## Alerts"))
+	rules := alerts(t)
+	if len(rows) != len(rules) {
+		t.Fatalf("the page has %d alerts, the rules have %d", len(rows), len(rules))
+	}
+	for i, a := range rules {
+		if rows[i][0] != "`"+a.name+"`" || !strings.Contains(a.text, "\n        for: "+rows[i][2]+"\n") {
+			t.Errorf("the page says %q of\n%s", rows[i], a.text)
+		}
+	}
+}
+
 // tool returns the path of a program that is installed, or unpacked by .ci/packages.
 func tool(t *testing.T, name string) string {
 	t.Helper()
@@ -172,6 +186,7 @@ func tool(t *testing.T, name string) string {
 func TestPromtool(t *testing.T) {
 	promtool := tool(t, "promtool")
 	for _, args := range [][]string{{"check", "config", configFile}, {"check", "rules", rulesFile}, {"test", "rules", rulesTestFile}} {
+		testkit.ReadText(t, args[2]) // so that a change makes `go test` run this again
 		if out, err := exec.Command(promtool, args...).CombinedOutput(); err != nil {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
@@ -294,6 +309,16 @@ func TestDashboard(t *testing.T) {
 	for name := range c {
 		if !strings.Contains(queried, name) {
 			t.Errorf("neither the dashboard nor an alert asks for %s", name)
+		}
+	}
+}
+
+// kustomize reads no file outside its folder, so the base has copies.
+func TestKubernetesFiles(t *testing.T) {
+	for _, name := range []string{"boot.ipxe", "autoexec.ipxe"} {
+		served := filepath.Join("../files", name)
+		if testkit.ReadText(t, filepath.Join("kubernetes/base/files", name)) != testkit.ReadText(t, served) {
+			t.Errorf("deploy/kubernetes/base has another %s: cp files/%[1]s deploy/kubernetes/base/files/", name)
 		}
 	}
 }

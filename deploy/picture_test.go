@@ -1,8 +1,13 @@
 package deploy
 
 import (
+	"bytes"
 	"fmt"
 	"html"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -87,9 +92,34 @@ func (s *scraped) draw(t *testing.T) {
 		svg.WriteString("</g>\n")
 	}
 	svg.WriteString("</svg>\n")
-	convert := exec.Command("rsvg-convert", "--output", *picture)
+	convert := exec.Command("rsvg-convert")
 	convert.Stdin, convert.Stderr = strings.NewReader(svg.String()), os.Stderr
-	testkit.Must(t, convert.Run())
+	drawn, err := convert.Output()
+	testkit.Must(t, err)
+	full, err := png.Decode(bytes.NewReader(drawn))
+	testkit.Must(t, err)
+	small := image.NewPaletted(full.Bounds(), shades(t))
+	draw.Draw(small, small.Bounds(), full, image.Point{}, draw.Src)
+	file, err := os.Create(*picture)
+	testkit.Must(t, err)
+	testkit.Must(t, (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(file, small))
+	testkit.Must(t, file.Close())
+}
+
+// shades returns a palette of every colour of the picture in steps to white: a third of the bytes.
+func shades(t *testing.T) (palette color.Palette) {
+	t.Helper()
+	const steps = 16
+	for _, colour := range append([]string{textColour, faint, "#f4f5f5"}, colours...) {
+		var c [3]int
+		_, err := fmt.Sscanf(colour, "#%02x%02x%02x", &c[0], &c[1], &c[2])
+		testkit.Must(t, err)
+		for step := range steps {
+			lighter := func(value int) uint8 { return uint8(value + (255-value)*step/steps) }
+			palette = append(palette, color.RGBA{lighter(c[0]), lighter(c[1]), lighter(c[2]), 255})
+		}
+	}
+	return append(palette, color.White)
 }
 
 // line is one line of a plot.
@@ -135,7 +165,8 @@ func (s *scraped) plot(t *testing.T, svg *strings.Builder, p panel, w, h int) {
 	} else {
 		most *= 1.05
 	}
-	rows := (len(all) + 3) / 4 // of the legend
+	names := max(1, min(4, len(all))) // in a row of the legend
+	rows := (len(all) + names - 1) / names
 	left, right, above, below := margin+10, w-10, head+4, h-22-14*rows
 	begin, end := float64(s.beginning.Unix()), float64(now.Unix())
 	at := func(v sample) (x, y float64) {
@@ -170,10 +201,10 @@ func (s *scraped) plot(t *testing.T, svg *strings.Builder, p panel, w, h int) {
 		}
 	}
 	for i, l := range all {
-		x, y := 10+i%4*((w-10)/4), h-8-14*(rows-1-i/4)
+		x, y := 10+i%names*((w-10)/names), h-8-14*(rows-1-i/names)
 		name := l.name
-		if runes := []rune(name); len(runes) > w/32 {
-			name = string(runes[:w/32]) + "…"
+		if runes, most := []rune(name), w/names/8; len(runes) > most {
+			name = string(runes[:most]) + "…"
 		}
 		fmt.Fprintf(svg, `<rect x="%d" y="%d" width="9" height="3" fill="%s"/><text x="%d" y="%d" font-size="9">%s</text>`,
 			x, y-4, colours[i%len(colours)], x+12, y, html.EscapeString(name))

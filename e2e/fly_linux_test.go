@@ -1,7 +1,11 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -56,6 +60,30 @@ func (m *flyMachine) start(t *testing.T, folder string) *daemon {
 	return startCommand(t, cmd)
 }
 
+// checkHTTP fetches what fly.toml has Fly.io ask for, from an address of the machine that is not
+// loopback.
+func (m *flyMachine) checkHTTP(t *testing.T) {
+	t.Helper()
+	values := testkit.ReadTOML(t, "../fly.toml")
+	for page, want := range map[string]string{"checks.health": "ok", "metrics": "flytftp_requests_total{"} {
+		client := http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true,
+			DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
+				err = m.Do(func() (err error) {
+					conn, err = net.Dial("tcp", net.JoinHostPort(globalServices, values[page+".port"]))
+					return err
+				})
+				return conn, err
+			}}}
+		response, err := client.Get("http://machine" + values[page+".path"])
+		testkit.Must(t, err)
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err != nil || response.StatusCode != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %s, %v, %.300q; want %q", page, response.Status, err, body, want)
+		}
+	}
+}
+
 // With the variables of fly.toml, the server listens for the internet and for the private network.
 // A machine in the test network of a deploy reaches it there.
 func TestFlyMachine(t *testing.T) {
@@ -72,6 +100,7 @@ func TestFlyMachine(t *testing.T) {
 			t.Errorf("%s: %q, ERROR %q", addr, content, refusal)
 		}
 	}
+	m.checkHTTP(t)
 	for _, env := range []string{"", "FLY_TEST_MACHINE_IP=" + local6PN} {
 		cmd := m.Command(program(), "-healthcheck")
 		cmd.Env = append(m.env(t), env)
@@ -128,9 +157,9 @@ func TestAbsentAddresses(t *testing.T) {
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
 	d := start(t, folder, "-listen", "?192.0.2.1:0,127.0.0.1:0,?no..name:0,?[::1]:0,?[2001:db8::1]:0")
 	for _, line := range []string{
-		`skipped listen="192.0.2.1:0" why="192.0.2.1 is not an address of this machine"`,
+		`skipped listen="192.0.2.1:0" why="listen udp 192.0.2.1:0: bind: cannot assign requested address"`,
 		`skipped listen="no..name:0" why="not in /etc/hosts"`,
-		`skipped listen="[2001:db8::1]:0" why="2001:db8::1 is not an address of this machine"`,
+		`skipped listen="[2001:db8::1]:0" why="listen udp [2001:db8::1]:0: bind: cannot assign requested address"`,
 	} {
 		if !strings.Contains(d.logged(), line+"\n") {
 			t.Errorf("no line %s in\n%s", line, d.logged())
@@ -143,7 +172,7 @@ func TestAbsentAddresses(t *testing.T) {
 	if _, stderr, status := output(t, nil, "-healthcheck", "-listen", health); status != 0 {
 		t.Error(stderr)
 	}
-	fails(t, []string{"-root", folder, "-listen", "?192.0.2.1:0,?no..name:0"}, "", 1, "no address of -listen is there", "no..name")
+	fails(t, []string{"-root", folder, "-listen", "?192.0.2.1:0,?no..name:0"}, "", 1, "no address of -listen is there", "192.0.2.1")
 	fails(t, []string{"-healthcheck", "-listen", "?192.0.2.1:69"}, "", 1, "no address of -listen is there", "192.0.2.1")
 	fails(t, []string{"-listen", "?:69"}, "", 2, "-listen", "needs a host")
 	// What is there and taken is an error, whether it may be absent or not.

@@ -1,5 +1,7 @@
 package singleport
 
+import "unsafe"
+
 // Counts are what a server did since it began, and what it holds now.
 type Counts struct {
 	Running   int // transfers
@@ -16,7 +18,7 @@ type Counts struct {
 }
 
 // Tally is what a shard counts. Its fields are the shard's mutex's, and plain: counting must cost
-// next to nothing.
+// next to nothing. All of them are uint64, so that add takes it for an array of them.
 type Tally struct {
 	Data          uint64 // DATA datagrams that were sent
 	DataBytes     uint64 // bytes of files in them
@@ -38,7 +40,7 @@ type Histogram struct {
 	// Counts has for each bound the values up to it that are over the one before, then those over
 	// the last.
 	Counts [buckets + 1]uint64
-	Sum    int64
+	Sum    uint64
 }
 
 // Bounds of the histograms.
@@ -55,15 +57,16 @@ func (h *Histogram) add(bounds *[buckets]int64, value int64) {
 		i++
 	}
 	h.Counts[i]++
-	h.Sum += value
+	h.Sum += uint64(value)
 }
 
-// merge adds what another histogram counted.
-func (h *Histogram) merge(other *Histogram) {
-	for i, n := range other.Counts {
-		h.Counts[i] += n
+// add adds what another shard counted.
+func (t *Tally) add(other *Tally) {
+	type all [unsafe.Sizeof(*t) / 8]uint64
+	sum, more := (*all)(unsafe.Pointer(t)), (*all)(unsafe.Pointer(other))
+	for i := range sum {
+		sum[i] += more[i]
 	}
-	h.Sum += other.Sum
 }
 
 // Counts returns what all sockets counted. It may be called while they are at work.
@@ -71,18 +74,10 @@ func (s *Server) Counts() Counts {
 	c := Counts{Running: s.Active(), Hanging: s.disk.hangingNow(), Dropped: s.dropped()}
 	for _, shard := range s.shards {
 		shard.mu.Lock()
-		t := &shard.tally
 		c.Confirmed += shard.confirmed
 		c.Waiting += len(shard.queue.requests)
 		c.SegmentBytes += shard.segmentBytes
-		c.Data += t.Data
-		c.DataBytes += t.DataBytes
-		c.Retransmitted += t.Retransmitted
-		c.Timeouts += t.Timeouts
-		c.GoBacks += t.GoBacks
-		c.Flight.merge(&t.Flight)
-		c.RoundTrip.merge(&t.RoundTrip)
-		c.Duration.merge(&t.Duration)
+		c.Tally.add(&shard.tally)
 		shard.mu.Unlock()
 	}
 	return c

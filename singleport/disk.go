@@ -150,19 +150,6 @@ func (d *disk) look() {
 	d.watch()
 }
 
-// stuck returns how many operations have not returned for hungTime.
-func (d *disk) stuck() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	count, now := d.hanging, d.now()
-	for u := range d.working {
-		if now-u.since >= int64(hungTime) {
-			count++
-		}
-	}
-	return count
-}
-
 func (u *turn) wait(in *linked.List) { u.list, u.place = in, in.PushBack(u) }
 
 // move moves the turns of a name to the end of another list.

@@ -133,7 +133,7 @@ func (s *Server) Stopping() bool { return s.stopping.Load() }
 func (s *Server) Active() int { return int(s.active.Load()) }
 
 // Hanging returns how many handlers, reads and closings of files have not returned for 2 s.
-func (s *Server) Hanging() int { return s.disk.stuck() }
+func (s *Server) Hanging() int { return s.disk.hangingNow() }
 
 // SendRoom returns how many bytes may wait at a socket to be sent, of BufferSize that was asked
 // for; 0 if that is not known.

@@ -19,12 +19,17 @@ func (e endpoint) addrPort() netip.AddrPort {
 	return netip.AddrPortFrom(ip, e.port)
 }
 
-// selfOf returns where a socket that is bound to at reaches itself: loopback for a wildcard.
-func selfOf(at endpoint) endpoint {
-	if at.ip == [16]byte{} || at.ip == mapped([4]byte{}) {
-		at.ip = mapped([4]byte{127, 0, 0, 1}) // of IPv6, too: it takes both
+// selfOf returns where a socket that is bound to at reaches itself: loopback for a wildcard. It is
+// zero for an address of a link, which a datagram to itself would need the number of.
+func selfOf(at netip.AddrPort) endpoint {
+	e := endpoint{ip: at.Addr().As16(), port: at.Port()}
+	switch {
+	case at.Addr().Zone() != "":
+		return endpoint{}
+	case at.Addr().IsUnspecified():
+		e.ip = mapped([4]byte{127, 0, 0, 1}) // of IPv6, too: it takes both
 	}
-	return at
+	return e
 }
 
 // mapped returns the IPv6-mapped form of an IPv4 address.

@@ -663,17 +663,7 @@ func (a *kernelAlarm) set(d time.Duration) {
 
 func (a *kernelAlarm) stop() { a.file.Close() }
 
-func (s *kernelSocket) self() (self endpoint) {
-	s.raw.Control(func(fd uintptr) {
-		switch at, _ := unix.Getsockname(int(fd)); at := at.(type) {
-		case *unix.SockaddrInet4:
-			self = selfOf(endpoint{ip: mapped(at.Addr), port: uint16(at.Port)})
-		case *unix.SockaddrInet6:
-			self = selfOf(endpoint{ip: at.Addr, zone: at.ZoneId, port: uint16(at.Port)})
-		}
-	})
-	return self
-}
+func (s *kernelSocket) self() endpoint { return selfOf(s.addr().AddrPort()) }
 
 func (s *kernelSocket) dropped() int64 { return s.drops.Load() }
 

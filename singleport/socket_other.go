@@ -108,13 +108,7 @@ func (s *plainSocket) alarm(f func()) alarm { return newPlainAlarm(f) }
 
 func (s *plainSocket) wake() { s.conn.SetReadDeadline(time.Unix(1, 0)) }
 
-func (s *plainSocket) self() endpoint {
-	at := s.addr().AddrPort()
-	if at.Addr().Zone() != "" {
-		return endpoint{}
-	}
-	return selfOf(endpoint{ip: at.Addr().As16(), port: at.Port()})
-}
+func (s *plainSocket) self() endpoint { return selfOf(s.addr().AddrPort()) }
 
 func (s *plainSocket) dropped() int64 { return -1 }
 

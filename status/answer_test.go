@@ -109,7 +109,7 @@ func FuzzRespond(f *testing.F) {
 func TestText(t *testing.T) {
 	var text Text
 	text.Family("a_total", "counter", "A help.")
-	text.Value("a_total", `b="c"`, 1e9)
+	text.Value("a_total", `{b="c"}`, 1e9)
 	text.Histogram("d", []float64{0.1, 5}, []uint64{1, 0, 2}, 12.5)
 	const want = `# HELP a_total A help.
 # TYPE a_total counter

@@ -67,7 +67,7 @@ func bind(at netip.AddrPort) (fd int, err error) {
 		syscall.SetsockoptInt(fd, syscall.IPPROTO_IPV6, syscall.IPV6_V6ONLY, 0)
 	}
 	if err = os.NewSyscallError("bind", syscall.Bind(fd, sockaddr)); err == nil {
-		err = os.NewSyscallError("listen", syscall.Listen(fd, 2*places))
+		err = os.NewSyscallError("listen", syscall.Listen(fd, backlog))
 	}
 	if err == nil {
 		err = syscall.SetNonblock(fd, true)

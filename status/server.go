@@ -24,9 +24,11 @@ const (
 	// were closed before it stops, it might lose the answer (RFC 9112 section 9.6).
 	lingerTime = time.Second
 	// A burst of connections is followed by a pause: nobody needs more than 640 in a second, and
-	// each takes time from the other work of the process.
+	// each takes time from the other work of the process. Meanwhile the kernel keeps as many
+	// waiting as backlog says: a client that it refuses comes again after a second at the earliest.
 	burst     = places
 	burstTime = 100 * time.Millisecond
+	backlog   = 1024
 	// failureTime is waited for after a connection could not be accepted, for want of descriptors.
 	failureTime = 50 * time.Millisecond
 )

@@ -11,15 +11,9 @@ func (t *Text) Family(name, kind, help string) {
 	*t = append(*t, "# HELP "+name+" "+help+"\n# TYPE "+name+" "+kind+"\n"...)
 }
 
-// Value writes a sample of a family. labels are as in `a="b",c="d"`, and empty for none.
+// Value writes a sample of a family. labels are as in `{a="b",c="d"}`, and empty for none.
 func (t *Text) Value(name, labels string, value float64) {
-	*t = append(*t, name...)
-	if labels != "" {
-		*t = append(*t, "{"+labels+"}"...)
-	}
-	*t = append(*t, ' ')
-	*t = strconv.AppendFloat(*t, value, 'g', -1, 64)
-	*t = append(*t, '\n')
+	*t = append(*t, name+labels+" "+strconv.FormatFloat(value, 'g', -1, 64)+"\n"...)
 }
 
 // Histogram writes the samples of a histogram: how many values there are up to each bound and over
@@ -32,8 +26,8 @@ func (t *Text) Histogram(name string, bounds []float64, counts []uint64, sum flo
 		if i < len(bounds) {
 			bound = strconv.FormatFloat(bounds[i], 'g', -1, 64)
 		}
-		t.Value(name+"_bucket", `le="`+bound+`"`, float64(all))
+		t.Value(name, `_bucket{le="`+bound+`"}`, float64(all))
 	}
-	t.Value(name+"_sum", "", sum)
-	t.Value(name+"_count", "", float64(all))
+	t.Value(name, "_sum", sum)
+	t.Value(name, "_count", float64(all))
 }
