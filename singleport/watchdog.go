@@ -85,7 +85,7 @@ func (s *Server) Health() error {
 // watchLoops looks until ended is closed or a loop is wedged.
 func (s *Server) watchLoops(ended <-chan struct{}) {
 	for {
-		sick, wedged := s.look()
+		wedged, sick := s.look()
 		s.watchdog.mu.Lock()
 		s.watchdog.sick = sick
 		s.watchdog.mu.Unlock()
@@ -104,7 +104,7 @@ func (s *Server) watchLoops(ended <-chan struct{}) {
 }
 
 // look asks every loop, and takes the answers to the look before. It takes no lock of a loop.
-func (s *Server) look() (sick error, wedged *Wedge) {
+func (s *Server) look() (wedged *Wedge, sick error) {
 	dropped := s.dropped()
 	for _, shard := range s.shards {
 		at := shard.socket.addr()
@@ -114,7 +114,7 @@ func (s *Server) look() (sick error, wedged *Wedge) {
 				sick = fmt.Errorf("the loop that %s at %v stands still", l.name, at)
 			}
 			if looks >= wedgedLooks {
-				return sick, &Wedge{Loop: l.name, Addr: at}
+				return &Wedge{Loop: l.name, Addr: at}, sick
 			}
 		}
 		if shard.sendsEcho && shard.echo.look(dropped) >= sickLooks && sick == nil {
@@ -123,7 +123,7 @@ func (s *Server) look() (sick error, wedged *Wedge) {
 		shard.reader.asked.Store(true)
 		shard.socket.wake()
 	}
-	return sick, nil
+	return nil, sick
 }
 
 func (s *shard) loops() [3]*loop { return [...]*loop{&s.reader, &s.expirer, &s.engine.loop} }
