@@ -371,7 +371,10 @@ func TestTwentyMillisecondsAwayWithLoss(t *testing.T) {
 			}
 			p50, p99 := percentiles(took)
 			t.Logf("%d KiB: p50 %v, p99 %v; %.1f %% again", c.size>>10, p50.Round(msec), p99.Round(msec), 100*float64(again)/float64(blocks))
-			if p50 > c.p50 || p99 > c.p99 && !testing.Short() {
+			if testing.Short() {
+				c.p50, c.p99 = 2*c.p50, 4*c.p99 // of few seeds
+			}
+			if p50 > c.p50 || p99 > c.p99 {
 				t.Errorf("%d KiB: p50 %v, p99 %v; at most %v, %v", c.size>>10, p50.Round(msec), p99.Round(msec), c.p50, c.p99)
 			}
 		})
