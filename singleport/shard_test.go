@@ -66,6 +66,10 @@ func inSegment(tb testing.TB) (step func(), times int, out *sink) {
 		<-served
 	})
 	s := server.shards[0]
+	out.wake()
+	for len(out.wakes) > 0 { // it serves, and has its handler, once it takes that
+		time.Sleep(time.Millisecond)
+	}
 	batch := []received{{route: route{client: endpoint{port: 7}}, data: requestOf("a", "octet")}}
 	s.receive(batch)
 	for deadline := time.Now().Add(30 * time.Second); times == 0; {
@@ -77,6 +81,7 @@ func inSegment(tb testing.TB) (step func(), times int, out *sink) {
 		if time.Now().After(deadline) {
 			tb.Fatal("no segment came")
 		}
+		time.Sleep(time.Millisecond)
 	}
 	batch[0].data = ackOf(0)
 	number := uint16(0)
