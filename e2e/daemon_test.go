@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -177,17 +178,24 @@ func (d *daemon) logged() string {
 // waitFor returns the next line of the log that begins with prefix.
 func (d *daemon) waitFor(prefix string) string {
 	d.t.Helper()
+	return d.waitForAll(prefix)[0]
+}
+
+// waitForAll returns the next lines with those prefixes, one for each, in whatever order they come.
+func (d *daemon) waitForAll(prefixes ...string) (lines []string) {
+	d.t.Helper()
 	deadline := time.After(patience)
-	for {
+	for len(prefixes) > 0 {
 		select {
 		case line := <-d.lines:
-			if strings.HasPrefix(line, prefix) {
-				return line
+			if i := slices.IndexFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(line, prefix) }); i >= 0 {
+				lines, prefixes = append(lines, line), slices.Delete(prefixes, i, i+1)
 			}
 		case <-deadline:
-			d.t.Fatalf("no line %q in\n%s", prefix, d.logged())
+			d.t.Fatalf("no line %q in\n%s", prefixes, d.logged())
 		}
 	}
+	return lines
 }
 
 // waitEnd returns the exit status.

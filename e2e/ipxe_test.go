@@ -53,12 +53,8 @@ reboot
 	if t.Failed() {
 		t.Logf("console: %q", console)
 	}
-	for _, want := range []string{
-		`sent file="boot.ipxe" `, `sent file="boot/next.ipxe" `, `sent file="boot/full.img" `,
-		`not found file="boot/absent.img" `, `denied file="boot/secret.key" `,
-		`sent file="boot/empty.img" `,
-	} {
-		line := d.waitFor(want)
+	for _, line := range d.waitForAll(`sent file="boot.ipxe" `, `sent file="boot/next.ipxe" `, `sent file="boot/full.img" `,
+		`not found file="boot/absent.img" `, `denied file="boot/secret.key" `, `sent file="boot/empty.img" `) {
 		if strings.HasPrefix(line, "sent ") && !strings.Contains(line, " blksize=1432 windowsize=1 ") {
 			t.Error(line)
 		}
