@@ -10,19 +10,36 @@ import (
 	"time"
 )
 
-// stuckObserver keeps whoever tells it something, once it is stuck.
+// stuckObserver keeps whoever tells it of a panic.
 type stuckObserver struct {
 	testObserver
 	stuck chan struct{}
 }
 
-func (o *stuckObserver) Refused(_ netip.AddrPort, _ string, why Refusal) {
-	if why == RefusedStray {
-		<-o.stuck
-	}
+func (o *stuckObserver) Panicked(any, []byte) { <-o.stuck }
+
+// stuckLink keeps whoever reads an ACK from it. It does so before the shard is locked: in a bubble,
+// time stands still while a goroutine waits for a lock.
+type stuckLink struct {
+	*link
+	stuck chan struct{}
 }
 
-func (o *stuckObserver) Panicked(any, []byte) { <-o.stuck }
+func (l stuckLink) serve(to listener) error { return l.link.serve(stuckListener{to, l.stuck}) }
+
+type stuckListener struct {
+	listener
+	stuck chan struct{}
+}
+
+func (l stuckListener) receive(batch []received) {
+	for _, r := range batch {
+		if len(r.data) > 1 && r.data[1] == wireACK {
+			<-l.stuck
+		}
+	}
+	l.listener.receive(batch)
+}
 
 // deafAlarm is the alarm of a link whose timer never fires.
 type deafAlarm struct{ *link }
@@ -49,11 +66,11 @@ func (s *deafSocket) send(to *route, datagram []byte, _ *Transfer) {
 func TestLoopThatStandsStillIsReported(t *testing.T) {
 	for _, c := range []struct {
 		loop, function string
-		socket         func(*link) socket
+		socket         func(*link, chan struct{}) socket
 		stick          func(n *rig)
 	}{
-		{"reads the socket", "(*stuckObserver).Refused", nil, func(n *rig) {
-			n.client(1, 7, 8).send(ackOf(1)) // it is stray, and reported under the shard's lock
+		{"reads the socket", "stuckListener.receive", func(l *link, stuck chan struct{}) socket { return stuckLink{l, stuck} }, func(n *rig) {
+			n.client(1, 7, 8).send(ackOf(1))
 		}},
 		{"runs the transfers", "(*stuckObserver).Panicked", nil, func(n *rig) {
 			s := n.server.shards[0]
@@ -62,7 +79,7 @@ func TestLoopThatStandsStillIsReported(t *testing.T) {
 			s.mu.Unlock()
 			n.client(1, 7, 8).send(requestOf("a", "octet"))
 		}},
-		{"keeps the time", "", func(l *link) socket { return deafAlarm{l} }, func(*rig) {}},
+		{"keeps the time", "", func(l *link, _ chan struct{}) socket { return deafAlarm{l} }, func(*rig) {}},
 	} {
 		t.Run(c.loop, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -70,14 +87,14 @@ func TestLoopThatStandsStillIsReported(t *testing.T) {
 				n := &rig{link: newLink(t, map[string][]byte{"a": content(2000)}, 1), observer: &observer.testObserver, served: make(chan error, 1)}
 				var s socket = n.link
 				if c.socket != nil {
-					s = c.socket(n.link)
+					s = c.socket(n.link, observer.stuck)
 				}
 				n.server = newServer([]socket{s}, Config{Observer: observer})
 				go func() { n.served <- n.server.Serve(n.handle) }()
 				defer n.stop(10 * time.Minute)
 				defer close(observer.stuck)
 
-				if c.socket == nil {
+				if c.function != "" {
 					time.Sleep(time.Minute)
 					if err := n.server.Health(); err != nil || len(n.server.Wedged()) != 0 {
 						t.Fatalf("an idle server: %v", err)
