@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -120,10 +121,14 @@ func TestForgerThatRepeats(t *testing.T) {
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(20_000))
 	var all sync.WaitGroup
-	for name, forged := range map[string]string{
-		"without options": rrq("a.img", "octet"),
-		"with options":    rrq("a.img", "octet", "tsize", "0", "blksize", "1432"),
-		"absent files":    rrq("absent.img", "octet"),
+	always := func(request string) func(int) string { return func(int) string { return request } }
+	for name, forged := range map[string]func(pair int) string{ // each port asks twice for each pair
+		"without options": always(rrq("a.img", "octet")),
+		"with options":    always(rrq("a.img", "octet", "tsize", "0", "blksize", "1432")),
+		"absent files":    always(rrq("absent.img", "octet")),
+		"writing":         always("\x00\x02a.img\x00octet\x00"),
+		"other names":     func(pair int) string { return rrq(fmt.Sprintf("absent%d.img", pair), "octet") },
+		"other options":   func(pair int) string { return rrq("a.img", "octet", "blksize", strconv.Itoa(600+pair)) },
 	} {
 		d := start(t, folder)
 		var forgers []*silentClient
@@ -141,7 +146,7 @@ func TestForgerThatRepeats(t *testing.T) {
 				}
 				select {
 				case <-ticker.C:
-					forgers[sent%len(forgers)].conn.Write([]byte(forged))
+					forgers[sent%len(forgers)].conn.Write([]byte(forged(sent / (2 * forgedPorts))))
 				case <-stop:
 					return
 				}

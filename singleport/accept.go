@@ -154,9 +154,12 @@ func (s *shard) askNeighbours(now int64) bool {
 func (s *shard) refuse(r *received, req *request, e *Error, why Refusal, now int64) {
 	s.scratch = appendError(s.scratch[:0], e)
 	from, key := networkOf(r.route.client.ip), s.keyOf(r.route.client, maphash.Bytes(s.seed, r.data))
-	may := s.queue.again(key, now) || s.server.admission.sparesERROR(from, now, len(s.scratch))
-	if !may || !s.server.admission.draw(from, now, len(s.scratch)) {
-		s.queue.note(key, now)
+	spares := s.server.admission.sparesERROR
+	if s.queue.again(key, now) {
+		spares = s.server.admission.sparesRepeat
+	}
+	if !spares(from, now, len(s.scratch)) || !s.server.admission.draw(from, now, len(s.scratch)) {
+		s.queue.note(key, s.portOf(r.route.client), now)
 		s.refused(r, RefusedRate)
 		return
 	}

@@ -75,7 +75,7 @@ func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
 	case t.unreachable:
 		s.end(t, ErrGone)
 	case t.datagrams >= unconfirmedDatagrams:
-		s.queue.vain(s.keyOf(t.route.client, t.digest), now)
+		s.queue.vain(s.portOf(t.route.client), now)
 		s.end(t, ErrTimedOut)
 	default:
 		s.tally.Timeouts++

@@ -26,8 +26,8 @@ const (
 	askedTime = 10 * time.Second
 	askedSets = 2048
 	askedWays = 8
-	// vainTime is how long it is remembered that a request got all its datagrams and its client
-	// acknowledged none: a forger that repeats itself from the same ports does not get what is kept
+	// vainTime is how long it is remembered of a port that a request got all its datagrams and none
+	// was acknowledged: a forger that repeats itself from the same ports does not get what is kept
 	// for clients that do.
 	vainTime = 10 * time.Minute
 	vainMark = 2 // in a tag
@@ -52,7 +52,7 @@ type queuedRequest struct {
 	data  []byte
 }
 
-// asked is a request that got no answer, or, with vainMark, one that got answers in vain.
+// asked is a request that got no answer, or, with vainMark, a port whose request got answers in vain.
 type asked struct {
 	tag uint32
 	at  uint32 // milliseconds
@@ -68,6 +68,9 @@ func (s *shard) keyOf(client endpoint, digest uint64) uint64 {
 	return maphash.Comparable(s.seed, client) ^ digest
 }
 
+// portOf returns what the port of a client is known by.
+func (s *shard) portOf(client endpoint) uint64 { return s.keyOf(client, 0) }
+
 // again reports whether a request came before in vain. It can say so once for each note.
 func (q *queue) again(key uint64, now int64) bool {
 	set, tag := &q.asked[key%askedSets], tagOf(key)
@@ -80,20 +83,20 @@ func (q *queue) again(key uint64, now int64) bool {
 	return false
 }
 
-// note remembers a request that got no answer, unless one like it got answers in vain.
-func (q *queue) note(key uint64, now int64) {
+// note remembers a request that got no answer, unless its port got answers in vain.
+func (q *queue) note(key, port uint64, now int64) {
 	tag, ms := tagOf(key), uint32(now/1e6)
-	for _, a := range q.asked[key%askedSets] {
-		if a.tag == tag|vainMark && ms-a.at <= uint32(vainTime/time.Millisecond) {
+	for _, a := range q.asked[port%askedSets] {
+		if a.tag == tagOf(port)|vainMark && ms-a.at <= uint32(vainTime/time.Millisecond) {
 			return
 		}
 	}
 	q.remember(key, tag, ms)
 }
 
-// vain remembers a request that got answers in vain.
-func (q *queue) vain(key uint64, now int64) {
-	q.remember(key, tagOf(key)|vainMark, uint32(now/1e6))
+// vain remembers a port whose request got answers in vain.
+func (q *queue) vain(port uint64, now int64) {
+	q.remember(port, tagOf(port)|vainMark, uint32(now/1e6))
 }
 
 // remember keeps a tag in place of the one that came first.
@@ -112,7 +115,7 @@ func (q *queue) remember(key uint64, tag, ms uint32) {
 func (s *shard) wait(r *received, key uint64, again bool, now int64) {
 	q := &s.queue
 	from := networkOf(r.route.client.ip)
-	q.note(key, now)
+	q.note(key, s.portOf(r.route.client), now)
 	until := now + int64(queueTime)
 	limit := queueLimit
 	if again {

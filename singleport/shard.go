@@ -223,7 +223,7 @@ func (s *shard) hears(r *received) bool {
 			return true
 		}
 	}
-	// The kernel lets no other machine send from these.
+	// The kernel lets no other machine send from these, but for an own address of IPv6.
 	own := ip.IsLoopback() || ip == s.own
 	return own && bytes.HasPrefix(r.data, []byte{0, opRRQ, 0})
 }
@@ -304,11 +304,15 @@ func (s *shard) fail(t *Transfer, err error) {
 	errors.As(err, &answer)
 	s.scratch = appendError(s.scratch[:0], answer)
 	now := s.server.now()
+	spares := s.server.admission.sparesERROR
+	if t.again {
+		spares = s.server.admission.sparesRepeat
+	}
 	switch {
 	case t.confirmed:
 		s.send(&t.route, s.scratch, nil)
-	case t.datagrams == 0 && !t.again && !s.server.admission.sparesERROR(networkOf(t.route.client.ip), now, len(s.scratch)):
-		s.queue.note(s.keyOf(t.route.client, t.digest), now)
+	case t.datagrams == 0 && !spares(networkOf(t.route.client.ip), now, len(s.scratch)):
+		s.queue.note(s.keyOf(t.route.client, t.digest), s.portOf(t.route.client), now)
 	case t.datagrams < unconfirmedDatagrams && s.charge(t, len(s.scratch), now):
 		s.send(&t.route, s.scratch, nil)
 	}

@@ -131,28 +131,29 @@ func (s *shard) loops() [3]*loop { return [...]*loop{&s.reader, &s.expirer, &s.e
 // beat has the other loops of the shard show that they turn, and the socket that it carries: the
 // one that reads it was asked, and does.
 func (s *shard) beat(now int64) {
-	if !s.expirer.asked.Swap(true) {
+	// An alarm that is overdue is left alone: it shows whether the process did not run.
+	if !s.expirer.asked.Swap(true) && (s.armed == 0 || s.armed > now) {
 		s.armed = now
 		s.timer.set(0)
 	}
 	s.engine.loop.asked.Store(true)
 	s.engine.arrived.Broadcast()
-	if s.sendsEcho {
+	if s.sendsEcho && !s.awaiting { // else what it sends would find the socket full
 		s.echo.asked.Store(true)
 		s.send(&route{client: s.self}, echoRequest, nil)
 	}
 }
 
-// takeOwn takes a datagram that the address sent to itself: the request is answered, and the
-// answer noted. Neither costs an account anything, whoever forges them.
+// takeOwn takes a datagram that the address sent to itself: the request is noted and answered,
+// which costs no account anything, whoever forges it. The answer says no more: a full socket may
+// lose it.
 func (s *shard) takeOwn(r *received) {
 	switch {
 	case !s.echo.asked.Load():
 	case bytes.Equal(r.data, echoRequest):
+		s.echo.turns()
 		s.scratch = appendError(s.scratch[:0], ErrNotFound)
 		s.send(&r.route, s.scratch, nil)
-	case len(r.data) > 1 && r.data[1] == opERROR:
-		s.echo.turns()
 	}
 }
 

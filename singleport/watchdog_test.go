@@ -224,6 +224,26 @@ func TestSocketsAnswerThemselves(t *testing.T) {
 	}
 }
 
+// An alarm that is overdue shows that the process did not run. The watchdog, which may wake first,
+// leaves it as it is.
+func TestWatchdogLeavesAnOverdueAlarm(t *testing.T) {
+	out := &deafSocket{sink: &sink{done: make(chan struct{}), wakes: make(chan struct{}, 1)}}
+	server := newServer([]socket{out}, Config{})
+	server.epoch = time.Now().Add(-time.Minute)
+	s := server.shards[0]
+	now := server.now()
+	overdue := now - int64(40*time.Second)
+	s.armed = overdue
+	s.beat(now)
+	if s.armed != overdue {
+		t.Errorf("armed for %v, it was overdue since %v", time.Duration(s.armed), time.Duration(overdue))
+	}
+	s.expire()
+	if slept := time.Duration(server.slept.Load()); slept < 39*time.Second {
+		t.Errorf("the process slept for %v", slept)
+	}
+}
+
 // A forger who speaks in the name of the server itself draws nothing unless the server asks
 // itself, and then a datagram to the server for each of his.
 func TestForgedEcho(t *testing.T) {
@@ -237,12 +257,14 @@ func TestForgedEcho(t *testing.T) {
 		t.Error("a transfer began")
 	}
 	s.echo.asked.Store(true)
-	s.receive([]received{{route: route{client: s.self}, data: []byte("\x00\x04\x00\x01")}})
-	if !s.echo.asked.Load() {
-		t.Error("an ACK passes for the answer")
+	for _, data := range []string{"\x00\x04\x00\x01", "\x00\x05\x00\x01File not found\x00"} {
+		s.receive([]received{{route: route{client: s.self}, data: []byte(data)}})
+		if !s.echo.asked.Load() {
+			t.Errorf("%q passes for the request", data)
+		}
 	}
-	s.receive([]received{{route: route{client: s.self}, data: []byte("\x00\x05\x00\x01File not found\x00")}})
+	s.receive([]received{{route: route{client: s.self}, data: echoRequest}})
 	if s.echo.asked.Load() {
-		t.Error("the answer was not taken")
+		t.Error("the request was not taken")
 	}
 }

@@ -69,10 +69,13 @@ func find(pages []Page, path string) *Page {
 	return nil
 }
 
-// headerEnd returns the length of a header with the empty line that ends it; 0 if there is none. A
-// lone line feed ends a line, too (RFC 9112 section 2.2).
-func headerEnd(b []byte) int {
-	for i := skipBlank(b); i < len(b); i++ {
+// headerEnd returns the length of a header with the empty line that ends it; 0 if there is none in
+// b. A lone line feed ends a line, too (RFC 9112 section 2.2).
+func headerEnd(b []byte) int { return headerEndFrom(b, 0) }
+
+// headerEndFrom is headerEnd for a header of which so many bytes were searched before.
+func headerEndFrom(b []byte, searched int) int {
+	for i := max(skipBlank(b), searched-2); i < len(b); i++ {
 		rest := b[i:]
 		switch {
 		case bytes.HasPrefix(rest, []byte("\n\n")):
@@ -143,8 +146,11 @@ func isHost(name string) bool {
 // 3.2). The only other form that has none is the asterisk.
 func pathOf(target string) (string, bool) {
 	if authority, absolute := cutPrefix(target, "http://"); absolute {
-		_, path, _ := cut([]byte(authority), '/')
-		target = "/" + path
+		end := bytes.IndexAny([]byte(authority), "/?#")
+		if end < 0 || authority[end] != '/' {
+			return "/", true // there is no page at it
+		}
+		target = authority[end:]
 	}
 	path, _, _ := cut([]byte(target), '?')
 	for _, c := range []byte(path) {

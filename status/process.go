@@ -3,6 +3,7 @@ package status
 import (
 	"bytes"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -13,7 +14,14 @@ type Process struct {
 	began    time.Time
 	maxFiles uint64
 	status   *os.File // what the kernel says of the process, nil if that cannot be read
+
+	mu     sync.Mutex
+	usage  Usage
+	usedAt time.Time
 }
+
+// usageTime is how long a Usage is told again: to count descriptors costs a system call for each.
+const usageTime = time.Second
 
 // OpenProcess returns the process, which began just now.
 func OpenProcess() *Process {
@@ -35,8 +43,17 @@ type Usage struct {
 	MaxFiles  float64
 }
 
-// Usage returns what the process uses now.
+// Usage returns what the process uses, or used a moment ago.
 func (p *Process) Usage() Usage {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := time.Now(); now.Sub(p.usedAt) >= usageTime {
+		p.usage, p.usedAt = p.look(), now
+	}
+	return p.usage
+}
+
+func (p *Process) look() Usage {
 	u := Usage{StartTime: float64(p.began.UnixMilli()) / 1e3, CPU: cpuSeconds(), Resident: -1, OpenFiles: -1, MaxFiles: float64(p.maxFiles)}
 	var buffer [4096]byte
 	if p.status == nil {

@@ -164,8 +164,9 @@ func (s *Server) setBusy(c *connection, busy bool) {
 func readHeader(from io.Reader, buffer []byte) (read []byte, whole bool) {
 	for n := 0; n < len(buffer); {
 		more, err := from.Read(buffer[n:])
+		searched := n
 		n += more
-		if end := headerEnd(buffer[:n]); end > 0 {
+		if end := headerEndFrom(buffer[:n], searched); end > 0 {
 			return buffer[:end], true
 		}
 		if err != nil {

@@ -264,6 +264,10 @@ func TestProcess(t *testing.T) {
 	for i := range memory {
 		memory[i] = 1
 	}
+	if again := p.Usage(); again != u {
+		t.Errorf("%+v a moment later, %+v before", again, u)
+	}
+	p.usedAt = time.Time{}
 	more := p.Usage()
 	if opened := more.OpenFiles - u.OpenFiles; u.OpenFiles < 4 || opened < 90 || opened > 110 {
 		t.Errorf("%v descriptors, then %v", u.OpenFiles, more.OpenFiles)
