@@ -122,7 +122,8 @@ func TestForgerThatRepeats(t *testing.T) {
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(20_000))
 	var all sync.WaitGroup
 	always := func(request string) func(int) string { return func(int) string { return request } }
-	for name, forged := range map[string]func(pair int) string{ // each port asks twice for each pair
+	// Each port asks twice for each pair.
+	for name, forged := range map[string]func(pair int) string{
 		"without options": always(rrq("a.img", "octet")),
 		"with options":    always(rrq("a.img", "octet", "tsize", "0", "blksize", "1432")),
 		"absent files":    always(rrq("absent.img", "octet")),

@@ -52,7 +52,8 @@ type queuedRequest struct {
 	data  []byte
 }
 
-// asked is a request that got no answer, or, with vainMark, a port whose request got answers in vain.
+// asked is a request that got no answer, or, with vainMark, a port whose request got answers in
+// vain.
 type asked struct {
 	tag uint32
 	at  uint32 // milliseconds
