@@ -189,6 +189,7 @@ func TestHangingFilesAreBounded(t *testing.T) {
 		close(d.healed)
 		d.healed = make(chan struct{})
 		n.healthy(5003, "whole", d.content, 0)
+		synctest.Wait() // for the operations to return
 		if hanging := n.server.Hanging(); hanging != 0 {
 			t.Errorf("the server tells of %d operations when none hangs", hanging)
 		}
