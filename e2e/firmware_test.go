@@ -205,6 +205,7 @@ func TestFirmware(t *testing.T) {
 // iPXE never acknowledges the empty block of an empty file: it sends ACK 0 again. That ends the
 // transfer, and is no failure.
 func TestFirmwareEmptyFile(t *testing.T) {
+	testkit.SkipIfShort(t)
 	t.Parallel()
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/empty.ipxe", nil)

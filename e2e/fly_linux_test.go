@@ -87,6 +87,7 @@ func (m *flyMachine) checkHTTP(t *testing.T) {
 // With the variables of fly.toml, the server listens for the internet and for the private network.
 // A machine in the test network of a deploy reaches it there.
 func TestFlyMachine(t *testing.T) {
+	testkit.SkipIfShort(t)
 	t.Parallel()
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))
@@ -152,6 +153,7 @@ func TestFlyMachineWithoutPrivateNetwork(t *testing.T) {
 
 // An address with ? may be absent, but not all of them.
 func TestAbsentAddresses(t *testing.T) {
+	testkit.SkipIfShort(t)
 	t.Parallel()
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.txt", []byte("hello"))

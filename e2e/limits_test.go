@@ -30,6 +30,7 @@ func TestSilentClient(t *testing.T) {
 
 // At -max-transfers one answer a second says so, and over -rate there is none.
 func TestLimitsOnTheWire(t *testing.T) {
+	testkit.SkipIfShort(t)
 	t.Parallel()
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(5000))
@@ -143,6 +144,7 @@ func TestClientsOnTheWire(t *testing.T) {
 
 // At the limit of descriptors a request gets an answer, and the log says what to do.
 func TestDescriptorLimit(t *testing.T) {
+	testkit.SkipIfShort(t)
 	folder := testkit.PublicFolder(t)
 	testkit.WriteFile(t, folder+"/a.img", testkit.Pattern(5000))
 	d := startLimited(t, 24, folder)

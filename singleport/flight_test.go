@@ -713,6 +713,9 @@ func TestLateCopyOfARequestEndsNothing(t *testing.T) {
 // A client that began again with the same RRQ from the same port, be it for the file that it was at
 // or for the one before, knows nothing of what is in flight. It is served within 2 s of its retry.
 func TestClientThatBeganAgainIsServed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	const patience = 2 * time.Second
 	files := map[string][]byte{"a": content(60_000), "b": content(1 << 20)}
 	for _, again := range []string{"a", "b"} {

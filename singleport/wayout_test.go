@@ -3,6 +3,7 @@ package singleport
 import (
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -62,15 +63,18 @@ func TestSwallowedSegments(t *testing.T) {
 func TestRoomOfAllSockets(t *testing.T) {
 	config := fullOf(4)
 	config.Sockets = 2
-	inRig(t, map[string][]byte{"a": content(100_000)}, config, 1, func(t *testing.T, n *rig) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &rig{link: newLink(t, map[string][]byte{"a": content(100_000)}, 1), observer: new(testObserver), served: make(chan error, 1)}
+		config.Observer = n.observer
+		n.server = newServer([]socket{n.link, &sink{done: make(chan struct{}), wakes: make(chan struct{}, 1)}}, config)
+		go func() { n.served <- n.server.Serve(n.handle) }()
+		defer n.stop(10 * time.Minute)
 		n.crowd(1, 4)
 		time.Sleep(stalledTime)
-		other := newShard(n.server, n.server.shards[0].socket)
-		n.server.shards = append(n.server.shards, other)
+		other := n.server.shards[1]
 		other.mu.Lock()
 		found := other.makeRoom(network(1), n.server.now())
 		other.mu.Unlock()
-		n.server.shards = n.server.shards[:1]
 		if !found {
 			t.Error("no room for a request of another socket, though all transfers have stalled")
 		}

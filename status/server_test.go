@@ -264,6 +264,7 @@ func TestProcess(t *testing.T) {
 	for i := range memory {
 		memory[i] = 1
 	}
+	p.usedAt = time.Now().Add(time.Hour)
 	if again := p.Usage(); again != u {
 		t.Errorf("%+v a moment later, %+v before", again, u)
 	}
