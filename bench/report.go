@@ -103,7 +103,7 @@ func ratio(a, b summary, figure func(*sample) float64) float64 {
 // report prints the tables.
 func (b *bench) report(out io.Writer, works []work, starts []coldStart) {
 	fmt.Fprintf(out, "# Benchmarks\n\n`%s`\n\n", strings.Join(append([]string{"go run ./bench"}, os.Args[1:]...), " "))
-	fmt.Fprintf(out, "%s, %s, seed %d, %d rounds in turns, %d client threads, %.0f s in all.\n\n",
+	fmt.Fprintf(out, "%s, %s, seed %d.\nRounds in turns: %d, client threads: %d, %.0f s in all.\n\n",
 		machine(), time.Now().Format(time.DateOnly), b.seed, b.rounds, b.threads, time.Since(b.began).Seconds())
 	fmt.Fprint(out, legend)
 	for _, p := range b.contenders {
