@@ -154,17 +154,22 @@ func (s *shard) askNeighbours(now int64) bool {
 func (s *shard) refuse(r *received, req *request, e *Error, why Refusal, now int64) {
 	s.scratch = appendError(s.scratch[:0], e)
 	from, key := networkOf(r.route.client.ip), s.keyOf(r.route.client, maphash.Bytes(s.seed, r.data))
-	spares := s.server.admission.sparesERROR
-	if s.queue.again(key, now) {
-		spares = s.server.admission.sparesRepeat
-	}
-	if !spares(from, now, len(s.scratch)) || !s.server.admission.draw(from, now, len(s.scratch)) {
+	if !s.sparesERROR(s.queue.again(key, now), from, now, len(s.scratch)) || !s.server.admission.draw(from, now, len(s.scratch)) {
 		s.queue.note(key, s.portOf(r.route.client), now)
 		s.refused(r, RefusedRate)
 		return
 	}
 	s.send(&r.route, s.scratch, nil)
 	s.refusedRequest(r, req, why)
+}
+
+// sparesERROR reports whether an ERROR of size bytes may be the first answer to a request. One that
+// comes again may take what is kept for those.
+func (s *shard) sparesERROR(again bool, from network, now int64, size int) bool {
+	if again {
+		return s.server.admission.sparesRepeat(from, now, size)
+	}
+	return s.server.admission.sparesERROR(from, now, size)
 }
 
 func (s *shard) refusedRequest(r *received, req *request, why Refusal) {

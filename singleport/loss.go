@@ -276,8 +276,7 @@ func (s *shard) judge(t *Transfer, now int64) {
 	t.alarmed = false
 	if now-t.repairedAt < int64(t.leastTrip())*3/4 {
 		t.alarms = min(t.alarms+1, mostAlarms)
-		s.limit(t, t.flight.undo(t.window.windowSize))
-		t.window.next = max(t.window.next, t.window.high+1)
+		s.undo(t)
 	}
 }
 
@@ -286,6 +285,11 @@ func (s *shard) judge(t *Transfer, now int64) {
 // of one that always is.
 func (s *shard) forgive(t *Transfer, now int64) {
 	t.estimator.sample(time.Duration(now - t.timedOutAt))
+	s.undo(t)
+}
+
+// undo has a flight go on where it was, because it went back for nothing.
+func (s *shard) undo(t *Transfer) {
 	s.limit(t, t.flight.undo(t.window.windowSize))
 	t.window.next = max(t.window.next, t.window.high+1)
 }
@@ -345,10 +349,7 @@ func (s *shard) unreachable(client endpoint, quoted []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.clients[client]
-	if t == nil || len(quoted) < 4 {
-		return
-	}
-	if t.unreachable {
+	if t == nil || t.unreachable || len(quoted) < 4 {
 		return
 	}
 	switch binary.BigEndian.Uint16(quoted) {

@@ -304,14 +304,10 @@ func (s *shard) fail(t *Transfer, err error) {
 	errors.As(err, &answer)
 	s.scratch = appendError(s.scratch[:0], answer)
 	now := s.server.now()
-	spares := s.server.admission.sparesERROR
-	if t.again {
-		spares = s.server.admission.sparesRepeat
-	}
 	switch {
 	case t.confirmed:
 		s.send(&t.route, s.scratch, nil)
-	case t.datagrams == 0 && !spares(networkOf(t.route.client.ip), now, len(s.scratch)):
+	case t.datagrams == 0 && !s.sparesERROR(t.again, networkOf(t.route.client.ip), now, len(s.scratch)):
 		s.queue.note(s.keyOf(t.route.client, t.digest), s.portOf(t.route.client), now)
 	case t.datagrams < unconfirmedDatagrams && s.charge(t, len(s.scratch), now):
 		s.send(&t.route, s.scratch, nil)

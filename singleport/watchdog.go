@@ -74,8 +74,8 @@ type watchdog struct {
 // end.
 func (s *Server) Wedged() <-chan Wedge { return s.watchdog.wedged }
 
-// Health returns nil while every loop turns and every address answers a datagram that it sends to
-// itself, else why not, in a line without anything from the network.
+// Health returns nil while every loop turns and every address receives what it sends to itself,
+// else why not, in a line without anything from the network.
 func (s *Server) Health() error {
 	s.watchdog.mu.Lock()
 	defer s.watchdog.mu.Unlock()
@@ -148,10 +148,7 @@ func (s *shard) beat(now int64) {
 // which costs no account anything, whoever forges it. The answer says no more: a full socket may
 // lose it.
 func (s *shard) takeOwn(r *received) {
-	switch {
-	case !s.echo.asked.Load():
-	case bytes.Equal(r.data, echoRequest):
-		s.echo.turns()
+	if bytes.Equal(r.data, echoRequest) && s.echo.turns() {
 		s.scratch = appendError(s.scratch[:0], ErrNotFound)
 		s.send(&r.route, s.scratch, nil)
 	}
