@@ -177,7 +177,8 @@ func lower(s string) string {
 func parseAllow(list string) (allowList, error) {
 	var allow allowList
 	for _, entry := range strings.Split(list, ",") {
-		entry = lower(strings.TrimSpace(entry))
+		// Other spaces of Unicode can be part of a name.
+		entry = lower(strings.Trim(entry, " \t\r\n"))
 		switch {
 		case entry == "":
 			return nil, errors.New("an entry is empty")

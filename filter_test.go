@@ -309,6 +309,7 @@ func FuzzAllow(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"default,none", "a.txt"}, {".txt, MD", "a.b c"}, {"*", "a"}, {"vmlinuz*,a/?", "Onboard"}, {".tar.gz", "a.tar"}, {"x", "a.*,-,b"},
 		{"x", "a. ,"}, {".default", "a.\u212a"}, {"none", "a.-"},
+		{"x", "a.\u3000"}, {"x", "a.b\u00a0"}, {"\u2003", "a"},
 	} {
 		f.Add(seed[0], seed[1])
 	}
