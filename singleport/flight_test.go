@@ -350,7 +350,7 @@ func TestTwentyMillisecondsAwayWithLoss(t *testing.T) {
 		{each, 1 << 20, 4, 1000 * msec, 3 * time.Second},
 		{once, 1 << 20, 16, 750 * msec, 3 * time.Second},
 		{each, 1 << 20, 16, 750 * msec, 3 * time.Second},
-		{once, 1 << 20, 64, 1200 * msec, 6 * time.Second},
+		{once, 1 << 20, 64, 1200 * msec, 3 * time.Second},
 	} {
 		m := clientOf(c.strange, c.window)
 		t.Run(m.name, func(t *testing.T) {

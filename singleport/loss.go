@@ -219,10 +219,13 @@ func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now in
 	}
 	s.judge(t, now)
 	sentAt := t.flight.sentAt(w.acked)
-	if r := t.flight.measure(w.acked, now); r > 0 {
+	switch r := t.flight.measure(w.acked, now); {
+	case r > 0:
 		t.estimator.sample(r)
-	} else if t.estimator.smoothed > 0 {
+	case t.estimator.smoothed > 0:
 		t.estimator.backoff = 0
+	case t.retransmits == 0 && sentAt != 0 && now-sentAt < int64(tellTime):
+		t.estimator.sample(time.Duration(now - sentAt)) // a block in the middle of a burst
 	}
 	t.pace.tick(blocks, w.inFlight(), sentAt, now)
 	switch answer {

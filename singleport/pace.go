@@ -17,6 +17,7 @@ type pace struct {
 	ticked   int64         // when the last ACK of new blocks came; 0 if none did since a loss
 	known    bool          // an ACK of DATA came
 	whole    bool          // a window was acknowledged whole
+	spread   bool          // more blocks than a burst arrived in one flight
 	misses   int           // losses that no ACK told of, since a window was acknowledged whole
 	ticks    int           // how often that was measured
 	interval time.Duration // between blocks, as their ACKs come, smoothed; 0 if it is not known
@@ -112,7 +113,7 @@ func (p *pace) tick(blocks, inFlight int, sentAt, now int64) {
 		p.ticks++
 		p.perBlock = max(min(p.perBlock, p.interval), p.slowest, quickPerBlock/4)
 	}
-	p.ticked, p.known = now, true
+	p.ticked, p.known, p.spread = now, true, p.spread || blocks > p.burst
 }
 
 // arrived takes the ACK of whole windows of that many blocks, the last of which was sent at

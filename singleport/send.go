@@ -1,6 +1,9 @@
 package singleport
 
-import "time"
+import (
+	"math/bits"
+	"time"
+)
 
 // What leaves: the first answer, bursts of blocks, and when the next ones are due.
 
@@ -99,6 +102,7 @@ func (s *shard) charge(t *Transfer, size int, now int64) bool {
 // for more when it runs out.
 func (s *shard) advance(t *Transfer, now int64) {
 	w := &t.window
+	before := t.bursts()
 	for n := s.sendable(t, now); n > 0 && !t.blocked; {
 		if w.inFlight() == 0 {
 			t.pace.begin(w.acked, now)
@@ -108,7 +112,7 @@ func (s *shard) advance(t *Transfer, now int64) {
 		t.pace.sent(sent, now)
 		n -= sent
 	}
-	if t.tries > 0 {
+	if t.tries > 0 && s.pauses(t, before) {
 		t.resumeAt = now + int64(s.lull(t))
 	}
 	if w.wantsSegment(t.flight.limit) && t.waiting && t.delivery == deliverNothing {
@@ -123,6 +127,20 @@ func (s *shard) advance(t *Transfer, now int64) {
 		return
 	}
 	s.arm(t, now)
+}
+
+// bursts returns how many bursts are in flight.
+func (t *Transfer) bursts() int { return t.window.inFlight() / t.pace.burst }
+
+// pauses reports whether t waits for an ACK after what it sent for a timeout, with so many bursts
+// in flight before. It does after each burst. But if the client is far away, it lost an ACK or a
+// block most likely, and has taken a flight at this pace before: then each pause is for twice as
+// many bursts as the one before.
+func (s *shard) pauses(t *Transfer, before int) bool {
+	if t.tries > 1 || !t.pace.spread || t.flight.isLocal() {
+		return true
+	}
+	return bits.Len(uint(before+1)) != bits.Len(uint(t.bursts()+1))
 }
 
 // sendable returns how many blocks of t may be sent now.
