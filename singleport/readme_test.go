@@ -27,10 +27,11 @@ func TestDocsFigures(t *testing.T) {
 				progressTime.Seconds(), progressTimeouts),
 			fmt.Sprintf("kept for %d times as long, or for %.0f s if that is longer",
 				progressTimeouts, progressTime.Seconds()),
-			fmt.Sprintf("%.0f s before the first measurement of a DATA. Then it is %d ms to %.0f s instead of "+
+			fmt.Sprintf("%.0f s before the first measurement of a DATA, and %d ms more for each further block of a "+
+				"window. Then it is %d ms to %.0f s instead of "+
 				"at least 1 s, on a local network at least %d ms, and after a loss at least %d ms, "+
 				"on a local network %d ms",
-				firstTimeout.Seconds(), minTimeout.Milliseconds(), maxTimeout.Seconds(),
+				firstTimeout.Seconds(), firstBlockTime.Milliseconds(), minTimeout.Milliseconds(), maxTimeout.Seconds(),
 				minLocalTimeout.Milliseconds(), minLossyTimeout.Milliseconds(), minTimeout.Milliseconds()),
 			fmt.Sprintf("After %d timeouts in a row", quietTry),
 			fmt.Sprintf("is left alone for %.0f s once", quietTime.Seconds()),

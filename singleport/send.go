@@ -215,6 +215,9 @@ func (s *shard) arm(t *Transfer, now int64) {
 func (s *shard) patience(t *Transfer, now int64) int64 {
 	e := &t.estimator
 	wait := int64(e.timeout(time.Duration(t.window.timeout)*time.Second, t.flight.isLocal()))
+	if e.smoothed == 0 && t.tries == 0 && t.window.timeout == 0 {
+		wait += int64(t.window.windowSize-1) * int64(firstBlockTime)
+	}
 	if t.tries == quietTry && t.window.windowSize == 1 {
 		wait = max(wait, int64(t.quiet()))
 	}

@@ -10,6 +10,9 @@ const (
 	// firstTimeout is the retransmission timer before the round trip of a DATA was measured, RFC
 	// 6298 section 2.1.
 	firstTimeout = time.Second
+	// firstBlockTime is added to it for each further block of a window, whose ACK comes after the
+	// last: over 512 kbit/s a window of 64 takes 1.5 s.
+	firstBlockTime = 8 * time.Millisecond
 	// minTimeout and minLocalTimeout are its lower bounds afterwards. RFC 6298 asks for 1 s for
 	// the sake of TCP's congestion control. On a local network nothing is lost in general, and a
 	// client that does not answer erases flash, 300 ms at a time; some boot ROMs die of a copy.
