@@ -122,7 +122,7 @@ func TestWaitingReadersAreBounded(t *testing.T) {
 		waiting := make(chan struct{}, 10_000)
 		go func() {
 			n.served <- n.server.Serve(func(t *Transfer) (File, error) {
-				n.noteBegin(endpointAt(t.Client()), nil)
+				n.noteBegin(t, nil)
 				waiting <- struct{}{}
 				<-disk
 				return fileOf(nil)

@@ -59,7 +59,7 @@ func onHangingDisk(t *testing.T, cfg Config, test func(t *testing.T, n *rig, d *
 		n.server = newServer([]socket{n.link}, cfg)
 		go func() {
 			n.served <- n.server.Serve(func(t *Transfer) (File, error) {
-				n.noteBegin(endpointAt(t.Client()), d.content)
+				n.noteBegin(t, d.content)
 				return d.handle(t)
 			})
 		}()

@@ -82,6 +82,7 @@ func FuzzDatagrams(f *testing.F) {
 	f.Add([]byte("\x88\x80\x22\x00\x11\x90\x90\x90\x1c\xff\x1c\xff\x90"), uint8(3))
 	f.Add([]byte("\x84\x01\x00\x18\x02\x00\x04\x84\x01\x00\x14\x00\x04stop"), uint8(1))
 	f.Add([]byte("\x85\x03\x00\x00\x86\x01\x02\x00\x87\x01\x03\x00\x00\x08\x00\x02a\x00octet\x00"), uint8(7))
+	f.Add([]byte("$00\x00$)1\x00$20\x00&120"), uint8('k'))
 	files := map[string][]byte{"a": nil, "b": content(70_000), "c": content(1024)}
 	f.Fuzz(func(t *testing.T, steps []byte, batch uint8) {
 		inRig(t, files, generous, uint64(len(steps)), func(t *testing.T, n *rig) {

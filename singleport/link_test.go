@@ -548,13 +548,18 @@ func (l *link) watch(e endpoint) *watch {
 	return w
 }
 
-// noteBegin notes that a handler was called for a request of e.
-func (l *link) noteBegin(e endpoint, content []byte) *watch {
+// noteBegin notes that the handler was called for t. The handler of a request that was replaced
+// may be called later than that of the one after it.
+func (l *link) noteBegin(t *Transfer, content []byte) *watch {
+	t.shard.mu.Lock() // so that none replaces t meanwhile
+	defer t.shard.mu.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	old := l.watch(e)
-	w := &watch{errorsDue: old.errorsDue, running: true, content: content, blockSize: DefaultBlockSize, windowSize: 1}
-	l.watches[e] = w
+	e := endpointAt(t.Client())
+	w := &watch{errorsDue: l.watch(e).errorsDue, running: true, content: content, blockSize: DefaultBlockSize, windowSize: 1}
+	if !t.over {
+		l.watches[e] = w
+	}
 	return w
 }
 
@@ -955,7 +960,7 @@ func fileOf(content []byte) (File, error) { return testFile{Reader: bytes.NewRea
 func (n *rig) handle(t *Transfer) (File, error) {
 	content, ok := n.files[t.Name()]
 	if !ok {
-		n.noteBegin(endpointAt(t.Client()), nil)
+		n.noteBegin(t, nil)
 		return nil, ErrNotFound
 	}
 	carried := content
@@ -963,7 +968,7 @@ func (n *rig) handle(t *Transfer) (File, error) {
 		carried = toNetASCII(content)
 	}
 	e := endpointAt(t.Client())
-	w := n.noteBegin(e, carried)
+	w := n.noteBegin(t, carried)
 	return testFile{bytes.NewReader(content), func(err error) {
 		n.noteEnd(w)
 		stats := t.Stats()
