@@ -89,7 +89,7 @@ func (s *shard) countEnd(t *Transfer, err error) {
 	if t.confirmed {
 		s.confirmed--
 		s.tally.Flight.add(&FlightBounds, int64(t.largestFlight))
-		if trip := t.leastTrip(); trip > 0 {
+		if trip := t.flight.leastTrip(); trip > 0 {
 			s.tally.RoundTrip.add(&RoundTripBounds, int64(trip))
 		}
 	}

@@ -27,7 +27,7 @@ const (
 	longRoundTrip = 2
 	// mostStrikes losses in a row are no accident of the path.
 	mostStrikes = 2
-	// mostMarks bounds the sent blocks whose time is remembered.
+	// mostMarks bounds the sent blocks whose time is remembered. It is even.
 	mostMarks = 32
 )
 
@@ -50,9 +50,11 @@ type flightLimit struct {
 
 	least  time.Duration // the shortest round trip; 0 before the first
 	latest time.Duration
+	gap    time.Duration // the round trip of an ACK that ended no window; 0 after another one
 	offer  time.Duration // the round trip of the OACK; 0 if it is not known
 	quick  bool          // the client is faster than any boot program
 	marks  []mark
+	stride uint64 // blocks; the marks are not closer
 }
 
 // mark notes when a block was sent last.
@@ -74,8 +76,17 @@ func newFlight(windowSize, ahead int) flightLimit {
 
 // sent notes that a block was sent.
 func (f *flightLimit) sent(block uint64, again bool, now int64) {
-	if len(f.marks) == mostMarks {
-		f.marks = f.marks[:mostMarks-1]
+	n := len(f.marks)
+	switch {
+	case n < 2:
+		f.stride = 1
+	case block < f.marks[n-2].block+f.stride:
+		f.marks = f.marks[:n-1]
+	case n == mostMarks: // of two, the later one stays
+		for i := range mostMarks / 2 {
+			f.marks[i] = f.marks[2*i+1]
+		}
+		f.marks, f.stride = f.marks[:mostMarks/2], 2*max(f.stride, f.marks[1].block-f.marks[0].block)
 	}
 	f.marks = append(f.marks, mark{block, now, again})
 }
@@ -116,8 +127,18 @@ func (f *flightLimit) isLocal() bool { return 0 < f.least && f.least < lanTime }
 
 // isFull reports whether what was lost was most likely too much for the way, or for the client's
 // card. Elsewhere losses are accidents.
-func (f *flightLimit) isFull() bool {
-	return f.isLocal() || f.latest > f.least+f.least/4 && f.queue() > 1
+func (f *flightLimit) isFull(windowSize int) bool {
+	least := f.leastTrip()
+	return f.isLocal() || f.latest > f.least+f.least/4 && f.queue() > 1 ||
+		windowSize >= farBurst && least > 0 && least+least/4 < f.gap && f.gap < tellTime
+}
+
+// leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
+func (f *flightLimit) leastTrip() time.Duration {
+	if f.least == 0 || 0 < f.offer && f.offer < f.least {
+		return f.offer
+	}
+	return f.least
 }
 
 // queue returns how many blocks of a full flight wait somewhere on their way, as the round trip
@@ -126,11 +147,8 @@ func (f *flightLimit) queue() int {
 	if f.latest == 0 {
 		return f.limit
 	}
-	empty := f.least
-	if 0 < f.offer && f.offer < empty {
-		empty = f.offer // that of a window has the time that its blocks take on a slow wire
-	}
-	return int(int64(f.limit) * int64(f.latest-empty) / int64(f.latest))
+	// That of a window has the time that its blocks take on a slow wire.
+	return int(int64(f.limit) * int64(f.latest-f.leastTrip()) / int64(f.latest))
 }
 
 // next returns the limit after an ACK of so many new blocks, the last of which is acked. How the
@@ -197,7 +215,7 @@ func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told b
 	}
 	f.lostAt = max(acked, 1)
 	switch {
-	case f.isFull():
+	case f.isFull(windowSize):
 		f.ceiling = f.threshold
 	case f.strikes == mostStrikes:
 		f.ceiling, f.strikes = max(f.ceiling/2, windowSize), 0

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -83,9 +84,18 @@ func (c course) String() string {
 }
 
 // run has one client fetch the file a; it fails the test unless the contents are right.
-func (m *model) run(t *testing.T, file []byte, cfg Config, p path, seed uint64, prepare ...func(*rig)) (c course) {
+func (m *model) run(t *testing.T, file []byte, cfg Config, p path, seed uint64, prepare ...func(*rig)) course {
 	t.Helper()
-	var wrong string // reported outside of the bubble, where an error does not end the test
+	c, err := m.try(t, file, cfg, p, seed, prepare...)
+	if err != nil {
+		t.Errorf("%s over %v: %v", m.name, p, err)
+	}
+	return c
+}
+
+// try is run for those to whom an error is no surprise.
+func (m *model) try(t *testing.T, file []byte, cfg Config, p path, seed uint64, prepare ...func(*rig)) (c course, failure error) {
+	t.Helper()
 	inRig(t, map[string][]byte{"a": file}, cfg, seed, func(t *testing.T, n *rig) {
 		n.both(p)
 		for _, f := range prepare {
@@ -95,9 +105,9 @@ func (m *model) run(t *testing.T, file []byte, cfg Config, p path, seed uint64, 
 		began := time.Now()
 		got, err := m.fetch(port, "a")
 		if want := m.carried(file); err != nil {
-			wrong = fmt.Sprintf("after %v: %v", time.Since(began), err)
+			failure = fmt.Errorf("after %v: %w", time.Since(began), err)
 		} else if !bytes.Equal(got, want) {
-			wrong = fmt.Sprintf("%d bytes for %d, wrong from block %d on", len(got), len(want), 1+common(got, want)/m.size())
+			failure = fmt.Errorf("%d bytes for %d, wrong from block %d on", len(got), len(want), 1+common(got, want)/m.size())
 		}
 		c.took = time.Since(began)
 		if err == nil {
@@ -112,11 +122,8 @@ func (m *model) run(t *testing.T, file []byte, cfg Config, p path, seed uint64, 
 		}
 		c.again = max(c.again-c.blocks, 0)
 	})
-	if wrong != "" {
-		t.Errorf("%s over %v: %s", m.name, p, wrong)
-	}
 	c.own = m.own(c.blocks, p)
-	return c
+	return c, failure
 }
 
 // common returns how many bytes at their beginning a and b have in common.
@@ -205,6 +212,9 @@ func TestEveryReceiverOverEveryPath(t *testing.T) {
 	if testing.Short() {
 		step = 13
 	}
+	// Ten tries can be in vain where a tenth is lost each way.
+	const heavyLoss = 0.1
+	var heavy, gaveUp atomic.Int64 // fetches
 	t.Run("paths", func(t *testing.T) {
 		// Every loss with every round trip and every queue; the rest changes from path to path.
 		for i := 0; i < len(losses)*len(rtts)*len(queues); i += step {
@@ -224,7 +234,18 @@ func TestEveryReceiverOverEveryPath(t *testing.T) {
 						m.window() > 1 && time.Duration(m.window())*p.wireTime(m.size()) > time.Second {
 						continue // no path for it, or no block size or window for the path
 					}
-					c := m.run(t, files[k], generous, p, uint64(i))
+					c, err := m.try(t, files[k], generous, p, uint64(i))
+					if p.loss == heavyLoss {
+						heavy.Add(1)
+					}
+					switch {
+					case p.loss == heavyLoss && errors.Is(err, errGaveUp):
+						t.Logf("%s over %v: %v", m.name, p, err)
+						gaveUp.Add(1)
+						continue
+					case err != nil:
+						t.Errorf("%s over %v: %v", m.name, p, err)
+					}
 					if limit := m.timeLimit(c, p); c.took > limit {
 						t.Errorf("%s: %v; %d datagrams lost, at most %v", m.name, c, c.lost, limit)
 					}
@@ -241,6 +262,10 @@ func TestEveryReceiverOverEveryPath(t *testing.T) {
 			})
 		}
 	})
+	t.Logf("%d of %d gave up where %.0f %% were lost", gaveUp.Load(), heavy.Load(), 100*heavyLoss)
+	if gaveUp.Load() > max(heavy.Load()/100, 1) {
+		t.Errorf("%d of %d clients gave up", gaveUp.Load(), heavy.Load())
+	}
 	var out strings.Builder
 	fmt.Fprintf(&out, "\n%-40s", "sent again; time to the link's own, p50")
 	for _, loss := range losses {
@@ -382,9 +407,9 @@ func TestTwentyMillisecondsAwayWithLoss(t *testing.T) {
 }
 
 // A link that loses nothing by itself carries nothing twice: what is in flight fits its queue, and
-// its delay goes into the timer. A queue of less than 32 KB is printed alone.
+// its delay goes into the timer. What does not fit is sent twice in part, and takes little longer.
 func TestNothingTwiceOverSlowLinks(t *testing.T) {
-	const least = 32_000 // bytes
+	const least = 32_000 // bytes of a queue in which a flight and its growth fit
 	for _, rate := range []int64{512 * kbit, 2 * mbit, 20 * mbit} {
 		for _, queue := range []time.Duration{50 * msec, 100 * msec, 200 * msec, 500 * msec} {
 			t.Run(fmt.Sprintf("%d kbit/s, queue %v", rate/kbit, queue), func(t *testing.T) {
@@ -400,12 +425,9 @@ func TestNothingTwiceOverSlowLinks(t *testing.T) {
 						p.queue = queue
 						got := m.run(t, file, generous, p, 1)
 						t.Logf("%s: %v", m.name, got)
-						if int64(rate)/8*queue.Milliseconds()/1000 < least {
-							continue
-						}
 						share, times := 0.02, 1.25
-						if int64(rate)/8*queue.Milliseconds()/1000 < int64(window*(m.size()+32)) {
-							share, times = 0.8, 1.6 // the window that was asked for does not fit
+						if room := int64(rate) / 8 * queue.Milliseconds() / 1000; room < max(least, int64(window*(m.size()+32))) {
+							share, times = 0.5, 1.6
 						}
 						if got.share() > share {
 							t.Errorf("%s: %v", m.name, got)

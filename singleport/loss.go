@@ -61,14 +61,6 @@ func (s *shard) remind(t *Transfer, now int64) {
 	w.next = next
 }
 
-// leastTrip returns the shortest round trip that is known, the OACK's among them; 0 if none is.
-func (t *Transfer) leastTrip() time.Duration {
-	if t.flight.least == 0 || 0 < t.flight.offer && t.flight.offer < t.flight.least {
-		return t.flight.offer
-	}
-	return t.flight.least
-}
-
 // repeatUnconfirmed does what is due of an unconfirmed transfer.
 func (s *shard) repeatUnconfirmed(t *Transfer, now int64) {
 	switch {
@@ -118,7 +110,8 @@ func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 		t.timedOutAt = t.flight.sentAt(w.end(w.windowSize))
 	}
 	t.estimator.lossy = true
-	t.pace.lost(w.acked, toldAt, t.leastTrip(), t.flight.isLocal(), t.flight.isFull() || t.tries > 1)
+	full := t.flight.isFull(w.windowSize) || t.tries > 1
+	t.pace.lost(loss{w.acked, w.inFlight(), toldAt, t.flight.gap, full}, t.flight.leastTrip(), t.flight.isLocal())
 	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
 	s.memory.note(t, now)
 	w.rewind()
@@ -224,8 +217,17 @@ func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now in
 		t.estimator.sample(r)
 	case t.estimator.smoothed > 0:
 		t.estimator.backoff = 0
-	case t.retransmits == 0 && sentAt != 0 && now-sentAt < int64(tellTime):
-		t.estimator.sample(time.Duration(now - sentAt)) // a block in the middle of a burst
+	case t.retransmits == 0 && sentAt != 0:
+		// It tells of a block in the middle of a burst. The others take longer over a slow link.
+		r := time.Duration(now-sentAt) + t.pace.toDrain(w.inFlight(), blocks, now, t.flight.leastTrip())
+		if r < mostFirstTrip {
+			t.estimator.sample(r)
+		}
+	}
+	t.flight.gap = 0
+	if answer == ackPartial && sentAt != 0 {
+		// It came when the block behind the gap did.
+		t.flight.gap = max(time.Duration(now-sentAt)-2*t.pace.perBlock, 1)
 	}
 	t.pace.tick(blocks, w.inFlight(), sentAt, now)
 	switch answer {
@@ -239,7 +241,7 @@ func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now in
 		}
 	case ackNew:
 		t.blind = false
-		t.pace.arrived(blocks, sentAt, now, t.leastTrip(), t.flight.isLocal())
+		t.pace.arrived(w.acked, blocks, sentAt, now, t.flight.leastTrip(), t.flight.isLocal())
 		t.flight.quick = t.pace.isQuick()
 		if next := t.flight.next(w.windowSize, blocks, w.acked); next <= t.flight.limit ||
 			s.server.mayGrow((next-w.windowSize)*w.blockSize) {
@@ -277,7 +279,7 @@ func (s *shard) judge(t *Transfer, now int64) {
 		return
 	}
 	t.alarmed = false
-	if now-t.repairedAt < int64(t.leastTrip())*3/4 {
+	if now-t.repairedAt < int64(t.flight.leastTrip())*3/4 {
 		t.alarms = min(t.alarms+1, mostAlarms)
 		s.undo(t)
 	}

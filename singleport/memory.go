@@ -78,7 +78,7 @@ func (m *memory) note(t *Transfer, now int64) {
 		return
 	}
 	known.at, known.pace, known.limit, known.ceiling = max(now, 1), t.pace, t.flight.limit, 0
-	known.pace.began, known.pace.ticked, known.pace.waiting = 0, 0, 0
+	known.pace.began, known.pace.ticked, known.pace.waiting, known.pace.standing, known.pace.ramp = 0, 0, 0, 0, 0
 	if t.flight.isLocal() && t.flight.lostAt > 0 {
 		known.ceiling = t.flight.ceiling
 	}

@@ -12,13 +12,18 @@ type pace struct {
 	waiting  time.Duration // how long the client has yet to drain at that pace, at the time
 	at       int64         // of the last change
 
-	began    int64         // when the present window began; 0 if it is not measured
+	began    int64         // when the present flight began; 0 if it is not measured
 	from     uint64        // the block before that
+	ramp     int           // blocks in which the pace becomes e times as fast; 0 if it stays
+	steady   time.Duration // perBlock when the present flight began
+	standing int           // blocks that wait at the client, or before it, when the next one begins
 	ticked   int64         // when the last ACK of new blocks came; 0 if none did since a loss
 	known    bool          // an ACK of DATA came
 	whole    bool          // a window was acknowledged whole
 	spread   bool          // more blocks than a burst arrived in one flight
-	misses   int           // losses that no ACK told of, since a window was acknowledged whole
+	most     int           // blocks; larger bursts were too much for the queue; 0 if none were
+	misses   int           // losses in a row that no ACK told of
+	cut      int           // losses in a row before which next to nothing arrived
 	ticks    int           // how often that was measured
 	interval time.Duration // between blocks, as their ACKs come, smoothed; 0 if it is not known
 }
@@ -51,9 +56,11 @@ const (
 	// with windows acknowledge after a second of silence, too.
 	tellTime = 700 * time.Millisecond
 	// nearStep and farStep, in blocks, are what may wait at a client whose pace was overestimated
-	// by a step.
+	// by a step or a ramp.
 	nearStep = 4
 	farStep  = 16
+	// mostCut losses in a row are no accidents, if next to nothing arrives between them.
+	mostCut = 2
 )
 
 // newPace returns the pace of a client that is not known. One that asks for blocks larger than
@@ -87,6 +94,18 @@ func (p *pace) allowed(now int64) (blocks int, wait time.Duration) {
 func (p *pace) sent(blocks int, now int64) {
 	p.waiting = max(p.waiting-time.Duration(now-p.at), 0) + time.Duration(blocks)*p.perBlock
 	p.at = now
+	if p.ramp > 0 {
+		p.perBlock = max(p.perBlock-p.perBlock*time.Duration(blocks)/time.Duration(p.ramp), p.steady/2, p.slowest, fastestFar)
+	}
+}
+
+// mayWait returns how long blocks may wait at the client, or before it, because the pace of the
+// present flight tries what it takes.
+func (p *pace) mayWait() time.Duration {
+	if p.ramp == 0 {
+		return 0
+	}
+	return farStep * p.steady
 }
 
 // isQuick reports whether the ACKs of blocks that were under way together show a client faster
@@ -96,7 +115,10 @@ func (p *pace) isQuick() bool {
 }
 
 // begin notes that the block behind from is sent, with nothing else under way.
-func (p *pace) begin(from uint64, now int64) { p.from, p.began, p.waiting = from, now, 0 }
+func (p *pace) begin(from uint64, now int64) {
+	p.from, p.began, p.steady = from, now, p.perBlock
+	p.waiting, p.at, p.standing = time.Duration(p.standing)*p.perBlock, now, 0
+}
 
 // tick takes an ACK of so many new blocks, the last of which was sent at sentAt, that leaves so
 // many in flight: no more can wait at the client. Only of blocks that were under way together
@@ -116,54 +138,113 @@ func (p *pace) tick(blocks, inFlight int, sentAt, now int64) {
 	p.ticked, p.known, p.spread = now, true, p.spread || blocks > p.burst
 }
 
-// arrived takes the ACK of whole windows of that many blocks, the last of which was sent at
+// toDrain returns how long the blocks in flight take, if they take as long as those which the
+// first ACK of a flight was for.
+func (p *pace) toDrain(inFlight, acked int, now int64, least time.Duration) time.Duration {
+	if p.began == 0 {
+		return 0
+	}
+	return time.Duration(inFlight) * max(time.Duration(now-p.began)-least, 0) / time.Duration(acked)
+}
+
+// arrived takes the ACK of whole windows of that many blocks, up to acked, which was sent at
 // sentAt. least is the shortest round trip, near says that it is that of a local network.
-func (p *pace) arrived(blocks int, sentAt, now int64, least time.Duration, near bool) {
+func (p *pace) arrived(acked uint64, blocks int, sentAt, now int64, least time.Duration, near bool) {
 	step, slack, fastest := min(farStep, (blocks+3)/4), time.Duration(farBurst)*p.perBlock, fastestFar
-	p.misses, p.whole = 0, true
+	slack += least / 8
+	p.misses, p.cut, p.whole = 0, 0, true
 	p.burst = min(2*p.burst, farBurst)
-	if near {
-		p.burst, step, slack, fastest = min(p.burst, nearBurst), min(nearStep, (blocks+7)/8), p.perBlock/2, fastestPerBlock
+	if p.most > 0 {
+		p.burst = min(p.burst, p.most)
+	}
+	switch {
+	case near:
+		p.burst, step, slack, fastest = min(p.burst, nearBurst), min(nearStep, (blocks+7)/8), p.perBlock/2+least/8, fastestPerBlock
+	case p.ramp > 0:
+		slack = farBurst*p.steady + min(least/8, farBurst/2*p.steady)
 	}
 	began := p.began
-	p.began = 0
-	if blocks <= p.burst || began == 0 || least == 0 {
+	p.began, p.ramp = 0, 0
+	if blocks <= p.burst || began == 0 || acked-p.from != uint64(blocks) || least == 0 {
 		if p.perBlock > firstPerBlock {
 			p.perBlock = max(p.perBlock-p.perBlock/4, firstPerBlock)
 		}
 		return
 	}
-	faster := p.perBlock - p.perBlock*time.Duration(step)/time.Duration(blocks)
-	if waited := time.Duration(now-sentAt) - least; waited > slack+least/8 && (!near || waited < crowdTime) {
-		faster = max(faster, drained(blocks, now-began, least))
+	faster := p.perBlock
+	if near || p.perBlock < 2*firstPerBlock || blocks <= farBurst {
+		faster -= p.perBlock * time.Duration(step) / time.Duration(blocks)
+	} else {
+		// If it is not faster than now, this lets about farStep blocks wait.
+		p.ramp = max(blocks*7/4, blocks*blocks/36)
+	}
+	if waited := time.Duration(now-sentAt) - least; waited > slack && (!near || waited < crowdTime) {
+		faster, p.ramp = max(faster, drained(blocks, now-began, least)), 0
 	}
 	p.perBlock = max(min(faster, p.perBlock*2), p.slowest, fastest)
 }
 
-// lost takes a loss. An ACK said at that time which block arrived last, or none did, and at is 0.
-// least is the shortest round trip, near says that it is that of a local network, and full that
-// what was lost was most likely too much.
-func (p *pace) lost(block uint64, at int64, least time.Duration, near, full bool) {
-	if near || full || p.misses > 0 || !p.whole {
+// loss is what is known of one.
+type loss struct {
+	acked    uint64        // the last block that was acknowledged
+	inFlight int           // blocks that were sent behind it
+	toldAt   int64         // when an ACK told of it; 0 if none did
+	trip     time.Duration // the round trip of that ACK; 0 if it is not known
+	full     bool          // it was most likely too much
+}
+
+// isLate reports whether the client told of it long after the blocks arrived: it waited for those
+// that did not.
+func (l *loss) isLate(began int64) bool {
+	if l.trip > 0 {
+		return l.trip >= tellTime
+	}
+	return l.toldAt > 0 && l.toldAt-began >= int64(tellTime)
+}
+
+// lost takes a loss. least is the shortest round trip, near says that it is that of a local
+// network.
+func (p *pace) lost(l loss, least time.Duration, near bool) {
+	told, late := l.toldAt > 0, l.isLate(p.began)
+	arrived := int(l.acked - p.from)
+	overflow := !near && arrived < p.burst && (told && l.full && p.burst > 2 || !told && p.whole)
+	if near || l.full || p.misses > 0 || !p.whole || overflow {
 		p.burst = max(p.burst/2, 1)
+	}
+	if overflow {
+		p.most = p.burst
 	}
 	if near {
 		p.slowest = min(max(p.slowest, p.perBlock+p.perBlock/4), firstPerBlock)
 	}
-	p.perBlock = max(p.perBlock, p.slowest)
-	if full {
-		p.perBlock = max(p.perBlock, p.interval)
+	p.perBlock, p.ramp = max(p.perBlock, p.slowest), 0
+	if l.full {
+		p.perBlock = max(p.perBlock, p.interval, p.steady)
 	}
-	if at == 0 {
+	if told && l.full && !near {
+		p.standing = min(farStep, l.inFlight/4)
+	}
+	p.cut++
+	if arrived >= farBurst {
+		p.misses, p.cut = 0, 0
+	}
+	if !told {
 		p.misses++
 	}
 	switch {
-	case at == 0 && !p.known: // all of it may have been too much
+	case !told && !p.known: // all of it may have been too much
 		p.perBlock = min(max(2*p.perBlock, least/8), slowestPerBlock)
-	case at == 0 && (full || p.misses > 1):
+	case late && !p.whole: // most of it may
+		p.perBlock = max(p.perBlock, least/8)
+	case !told && (l.full || p.misses > 1):
 		p.perBlock = min(2*p.perBlock, slowestPerBlock)
-	case p.began > 0 && p.began < at && at-p.began < int64(tellTime) && block >= p.from+farBurst && least > 0:
-		p.perBlock = max(p.perBlock, drained(int(block-p.from), at-p.began, least))
+	case !told || late || p.began == 0 || least == 0:
+	case !near && !l.full && 0 < l.trip && l.trip <= least && arrived >= farBurst: // nothing waits
+		p.perBlock = max(p.perBlock-p.perBlock/8, p.slowest, fastestFar)
+	case arrived >= farBurst:
+		p.perBlock = max(p.perBlock, drained(arrived, l.toldAt-p.began, least))
+	case !near && !overflow && (l.full || p.cut > mostCut): // what waits leaves no room
+		p.perBlock = min(p.perBlock*3/2, slowestPerBlock)
 	}
 	p.began, p.ticked = 0, 0
 }

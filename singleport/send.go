@@ -103,10 +103,12 @@ func (s *shard) charge(t *Transfer, size int, now int64) bool {
 func (s *shard) advance(t *Transfer, now int64) {
 	w := &t.window
 	before := t.bursts()
-	for n := s.sendable(t, now); n > 0 && !t.blocked; {
-		if w.inFlight() == 0 {
-			t.pace.begin(w.acked, now)
-		}
+	n := s.sendable(t, now)
+	if n > 0 && w.inFlight() == 0 {
+		t.pace.begin(w.acked, now)
+		n = min(n, s.sendable(t, now))
+	}
+	for n > 0 && !t.blocked {
 		sent := s.sendBlocks(t, n, now)
 		t.largestFlight = max(t.largestFlight, w.inFlight())
 		t.pace.sent(sent, now)
@@ -223,14 +225,15 @@ func (s *shard) patience(t *Transfer, now int64) int64 {
 	}
 	switch {
 	case t.unreachable:
-		return now + min(wait, int64(max(2*t.leastTrip(), firstTimeout/2)))
+		return now + min(wait, int64(max(2*t.flight.leastTrip(), firstTimeout/2)))
 	case t.window.beyond != 0: // it is not silent, so its answer comes soon
 		return now + int64(max(2*t.trip(), minLossyTimeout))
 	case e.smoothed == 0 && t.doubted:
-		return now + int64(max(4*t.leastTrip(), 2*minTimeout))
+		return now + int64(max(4*t.flight.leastTrip(), 2*minTimeout))
 	case e.smoothed == 0 || t.flight.isLocal() && !t.doubted:
 		return now + wait
 	}
+	wait += int64(t.pace.mayWait())
 	if t.doubted {
 		wait = int64(e.smoothed + 2*e.variation + t.suspicion())
 	}

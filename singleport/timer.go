@@ -13,6 +13,8 @@ const (
 	// firstBlockTime is added to it for each further block of a window, whose ACK comes after the
 	// last: over 512 kbit/s a window of 64 takes 1.5 s.
 	firstBlockTime = 8 * time.Millisecond
+	// mostFirstTrip bounds a first measurement that has to guess.
+	mostFirstTrip = firstTimeout / 8
 	// minTimeout and minLocalTimeout are its lower bounds afterwards. RFC 6298 asks for 1 s for
 	// the sake of TCP's congestion control. On a local network nothing is lost in general, and a
 	// client that does not answer erases flash, 300 ms at a time; some boot ROMs die of a copy.
