@@ -154,8 +154,11 @@ func (p *planner) lossy() {
 		if window == 1 {
 			w.fileSize = 256 * kiB
 		}
+		if window < 64 { // so few that no one waits for a processor, and 208 transfers
+			w.clients, w.each, w.abreast = 16, 13, true
+		}
 		if p.quick {
-			w.clients, w.limit, w.abreast = 50, quickLimit, true
+			w.clients, w.each, w.limit, w.abreast = min(w.clients, 50), min(w.each, 3), quickLimit, true
 		}
 		p.add(groupLossy, w)
 	}
