@@ -101,8 +101,9 @@ func (f *flightLimit) sentAt(block uint64) int64 {
 	return 0
 }
 
-// measure takes the ACK of a block and returns its round trip; 0 if that is not known.
-func (f *flightLimit) measure(block uint64, now int64) time.Duration {
+// measure takes the ACK of a block and returns its round trip; 0 if that is not known. partial says
+// that it ended no window: the client may have waited for more.
+func (f *flightLimit) measure(block uint64, partial bool, now int64) time.Duration {
 	n := 0
 	for n < len(f.marks) && f.marks[n].block <= block {
 		n++
@@ -112,7 +113,7 @@ func (f *flightLimit) measure(block uint64, now int64) time.Duration {
 	}
 	newest := f.marks[n-1]
 	f.marks = f.marks[:copy(f.marks, f.marks[n:])]
-	if newest.block != block || newest.again {
+	if newest.block != block || newest.again || partial && now-newest.at >= int64(tellTime) {
 		return 0 // the ACK that would have told it was lost, or is of another copy
 	}
 	f.latest = max(time.Duration(now-newest.at), 1)

@@ -193,8 +193,9 @@ func (s *shard) acknowledge(t *Transfer, number uint16, now int64) {
 // accepted takes the ACK of an OACK.
 func (s *shard) accepted(t *Transfer, now int64) {
 	t.oack = nil
-	if t.datagrams == 1 {
-		t.flight.offer = time.Duration(now - t.offeredAt)
+	// After a while it may be the second ACK, and the first one was lost.
+	if trip := time.Duration(now - t.offeredAt); t.datagrams == 1 && trip < tellTime {
+		t.flight.offer = trip
 	}
 	s.confirm(t, now)
 	s.engine.add(t)
@@ -212,7 +213,7 @@ func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now in
 	}
 	s.judge(t, now)
 	sentAt := t.flight.sentAt(w.acked)
-	switch r := t.flight.measure(w.acked, now); {
+	switch r := t.flight.measure(w.acked, answer == ackPartial, now); {
 	case r > 0:
 		t.estimator.sample(r)
 	case t.estimator.smoothed > 0:

@@ -171,12 +171,13 @@ func (p *pace) arrived(acked uint64, blocks int, sentAt, now int64, least time.D
 		}
 		return
 	}
-	faster := p.perBlock
-	if near || p.perBlock < 2*firstPerBlock || blocks <= farBurst {
-		faster -= p.perBlock * time.Duration(step) / time.Duration(blocks)
-	} else {
-		// If it is not faster than now, this lets about farStep blocks wait.
-		p.ramp = max(blocks*7/4, blocks*blocks/36)
+	faster := p.perBlock - p.perBlock*time.Duration(step)/time.Duration(blocks)
+	switch {
+	case near && p.perBlock > firstPerBlock:
+		faster = max(p.perBlock-p.perBlock/4, firstPerBlock)
+	case !near && p.perBlock >= 2*firstPerBlock && blocks > farBurst:
+		// If the way takes no more than now, this lets about farStep blocks wait.
+		faster, p.ramp = p.perBlock, max(blocks*7/4, blocks*blocks/36)
 	}
 	if waited := time.Duration(now-sentAt) - least; waited > slack && (!near || waited < crowdTime) {
 		faster, p.ramp = max(faster, drained(blocks, now-began, least)), 0
@@ -235,14 +236,14 @@ func (p *pace) lost(l loss, least time.Duration, near bool) {
 	case !told && !p.known: // all of it may have been too much
 		p.perBlock = min(max(2*p.perBlock, least/8), slowestPerBlock)
 	case late && !p.whole: // most of it may
-		p.perBlock = max(p.perBlock, least/8)
+		p.perBlock = min(max(p.perBlock, least/8), slowestPerBlock)
 	case !told && (l.full || p.misses > 1):
 		p.perBlock = min(2*p.perBlock, slowestPerBlock)
 	case !told || late || p.began == 0 || least == 0:
-	case !near && !l.full && 0 < l.trip && l.trip <= least && arrived >= farBurst: // nothing waits
+	case !near && !l.full && 0 < l.trip && l.trip <= least+least/16 && arrived >= farBurst: // nothing waits
 		p.perBlock = max(p.perBlock-p.perBlock/8, p.slowest, fastestFar)
 	case arrived >= farBurst:
-		p.perBlock = max(p.perBlock, drained(arrived, l.toldAt-p.began, least))
+		p.perBlock = max(p.perBlock, drained(arrived+2, l.toldAt-p.began, least))
 	case !near && !overflow && (l.full || p.cut > mostCut): // what waits leaves no room
 		p.perBlock = min(p.perBlock*3/2, slowestPerBlock)
 	}

@@ -161,7 +161,7 @@ func (d *windowDriver) acknowledge(block int) {
 		d.t.Fatalf("ACK %d: %d, the last block is %d", block, answer, d.last)
 	}
 	d.taken = nil
-	d.flight.measure(d.acked, d.now)
+	d.flight.measure(d.acked, false, d.now)
 	if limit := d.flight.limit; answer == ackNew {
 		if d.flight.limit = d.flight.next(d.windowSize, ahead, d.acked); d.flight.limit > limit+max(ahead, d.windowSize) {
 			d.t.Fatalf("an ACK of %d blocks raises the limit from %d to %d", ahead, limit, d.flight.limit)
