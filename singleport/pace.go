@@ -240,7 +240,8 @@ func (p *pace) lost(l loss, least time.Duration, near bool) {
 	case !told && (l.full || p.misses > 1):
 		p.perBlock = min(2*p.perBlock, slowestPerBlock)
 	case !told || late || p.began == 0 || least == 0:
-	case !near && !l.full && 0 < l.trip && l.trip <= least+least/16 && arrived >= farBurst: // nothing waits
+	case !near && !l.full && 0 < l.trip && l.trip <= least+least/16 && arrived >= farBurst:
+		// Nothing waits.
 		p.perBlock = max(p.perBlock-p.perBlock/8, p.slowest, fastestFar)
 	case arrived >= farBurst:
 		p.perBlock = max(p.perBlock, drained(arrived+2, l.toldAt-p.began, least))
