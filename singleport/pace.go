@@ -24,7 +24,7 @@ type pace struct {
 	most     int           // blocks; larger bursts were too much for the queue; 0 if none were
 	misses   int           // losses in a row that no ACK told of
 	cut      int           // losses in a row before which next to nothing arrived
-	ticks    int           // how often that was measured
+	ticks    int           // measurements of interval
 	interval time.Duration // between blocks, as their ACKs come, smoothed; 0 if it is not known
 }
 
