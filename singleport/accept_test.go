@@ -114,20 +114,15 @@ func TestMajorityMakesRoom(t *testing.T) {
 // when they are let go.
 func TestWaitingReadersAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &rig{link: newLink(t, nil, 1), observer: new(testObserver), served: make(chan error, 1)}
-		cfg := generous
-		cfg.Observer = n.observer
-		n.server = newServer([]socket{n.link}, cfg)
+		n := newRig(t, nil, 1)
 		disk := make(chan struct{})
 		waiting := make(chan struct{}, 10_000)
-		go func() {
-			n.served <- n.server.Serve(func(t *Transfer) (File, error) {
-				n.noteBegin(t, nil)
-				waiting <- struct{}{}
-				<-disk
-				return fileOf(nil)
-			})
-		}()
+		n.serve(generous, func(t *Transfer) (File, error) {
+			n.noteBegin(t, nil)
+			waiting <- struct{}{}
+			<-disk
+			return fileOf(nil)
+		}, n.link)
 		defer n.stop(10 * time.Minute)
 		var ports []*port
 		for i := range 3 * maxWaiting {

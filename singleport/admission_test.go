@@ -7,6 +7,8 @@ import (
 	"sync"
 	"testing"
 	"unsafe"
+
+	"flytftp/internal/testkit"
 )
 
 const (
@@ -273,9 +275,7 @@ func TestVictimReceivesLessThanTheAttackerSends(t *testing.T) {
 // A million and a half forged requests from as many networks, then honest networks that never asked
 // before: the forger does not hold the buckets.
 func TestForgedNetworksDoNotLockOut(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	testkit.SkipIfShort(t)
 	random := rand.New(rand.NewPCG(4, 1))
 	for _, test := range []struct {
 		perSecond     int64

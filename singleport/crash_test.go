@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // bombardment is what panics a server that is pin/tftp v3.2.0 on a bare UDP socket in single-port
@@ -78,9 +80,7 @@ func bombard(t *testing.T, addr string, b bombardment, stop func(rounds int) boo
 
 // What is known of the library is true: each of these ends the process of the bare one.
 func TestBareLibraryPanics(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	testkit.SkipIfShort(t)
 	folder := t.TempDir()
 	program := filepath.Join(folder, "bare")
 	if out, err := exec.Command("go", "build", "-o", program, "../bench/bare").CombinedOutput(); err != nil {
@@ -294,9 +294,7 @@ func goroutines() (count int, stacks string) {
 
 // After more than 10,000 transfers of all kinds nothing is left.
 func TestNothingIsLeft(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	testkit.SkipIfShort(t)
 	files := map[string][]byte{"a": content(100_000), "b": content(700), "c": nil}
 	inRig(t, files, generous, 20, func(t *testing.T, n *rig) {
 		n.both(path{delay: time.Millisecond, loss: 0.001})

@@ -54,15 +54,11 @@ func (f hangingFile) ReadAt(p []byte, at int64) (int, error) {
 func onHangingDisk(t *testing.T, cfg Config, test func(t *testing.T, n *rig, d *hangingDisk)) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &hangingDisk{make(chan struct{}), content(300_000), make(chan struct{}, 10_000)}
-		n := &rig{link: newLink(t, map[string][]byte{"whole": d.content}, 1), observer: new(testObserver), served: make(chan error, 1)}
-		cfg.Observer = n.observer
-		n.server = newServer([]socket{n.link}, cfg)
-		go func() {
-			n.served <- n.server.Serve(func(t *Transfer) (File, error) {
-				n.noteBegin(t, d.content)
-				return d.handle(t)
-			})
-		}()
+		n := newRig(t, map[string][]byte{"whole": d.content}, 1)
+		n.serve(cfg, func(t *Transfer) (File, error) {
+			n.noteBegin(t, d.content)
+			return d.handle(t)
+		}, n.link)
 		healed := false
 		heal := func() {
 			if !healed {

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"flytftp/internal/testkit"
 )
 
 // checkResults compares what the server says of its transfers with what was seen on the link. The
@@ -118,9 +120,7 @@ func TestEveryClientOverEveryLink(t *testing.T) {
 // Block numbers go on with 0 after 65535, in the middle of a window and of a segment, with and
 // without losses.
 func TestBlockNumbersWrap(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	testkit.SkipIfShort(t)
 	files := map[string][]byte{"a": content(65536*8 + 8*100 + 3), "b": content(65535 * 8), "c": content(65536 * 8)}
 	for _, window := range []int{1, 3, 64, 1000} {
 		m := model{name: fmt.Sprint("window ", window), blockSize: 8, windowSize: window, requests: seconds(1.0003), quiet: seconds(1.0003), deaf: true}

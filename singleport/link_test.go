@@ -841,18 +841,30 @@ func (o *testObserver) panics() []string {
 // generous are limits that no test of transfers meets.
 var generous = Config{MaxBlockSize: MaxBlockSize, MaxWindowSize: MaxWindowSize, MaxTransfers: 100_000, Rate: MaxRate}
 
+// newRig returns a rig without its server, for use inside a bubble.
+func newRig(t *testing.T, files map[string][]byte, seed uint64) *rig {
+	return &rig{link: newLink(t, files, seed), observer: new(testObserver), served: make(chan error, 1)}
+}
+
+// serve starts the server; without another Observer it has the rig's.
+func (n *rig) serve(cfg Config, h Handler, sockets ...socket) {
+	if cfg.Observer == nil {
+		cfg.Observer = n.observer
+	}
+	n.server = newServer(sockets, cfg)
+	go func() { n.served <- n.server.Serve(h) }()
+}
+
 // inRig runs test in a bubble with a server on a perfect link. Afterwards nothing of the server may
 // be left, and no panic of its engine may have been contained.
 func inRig(t *testing.T, files map[string][]byte, cfg Config, seed uint64, test func(t *testing.T, n *rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		n := &rig{link: newLink(t, files, seed), observer: new(testObserver), served: make(chan error, 1)}
-		cfg.Observer = n.observer
+		n := newRig(t, files, seed)
 		if cfg.Ahead > 0 {
 			n.ahead = cfg.Ahead
 		}
-		n.server = newServer([]socket{n.link}, cfg)
-		go func() { n.served <- n.server.Serve(n.handle) }()
+		n.serve(cfg, n.handle, n.link)
 		defer n.stop(10 * time.Minute) // after a Fatal too, or else the bubble never ends
 		test(t, n)
 		n.stop(10 * time.Minute)

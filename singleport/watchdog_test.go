@@ -84,13 +84,13 @@ func TestLoopThatStandsStillIsReported(t *testing.T) {
 		t.Run(c.loop, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				observer := &stuckObserver{stuck: make(chan struct{})}
-				n := &rig{link: newLink(t, map[string][]byte{"a": content(2000)}, 1), observer: &observer.testObserver, served: make(chan error, 1)}
+				n := newRig(t, map[string][]byte{"a": content(2000)}, 1)
+				n.observer = &observer.testObserver
 				var s socket = n.link
 				if c.socket != nil {
 					s = c.socket(n.link, observer.stuck)
 				}
-				n.server = newServer([]socket{s}, Config{Observer: observer})
-				go func() { n.served <- n.server.Serve(n.handle) }()
+				n.serve(Config{Observer: observer}, n.handle, s)
 				defer n.stop(10 * time.Minute)
 				defer close(observer.stuck)
 

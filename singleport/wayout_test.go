@@ -64,10 +64,8 @@ func TestRoomOfAllSockets(t *testing.T) {
 	config := fullOf(4)
 	config.Sockets = 2
 	synctest.Test(t, func(t *testing.T) {
-		n := &rig{link: newLink(t, map[string][]byte{"a": content(100_000)}, 1), observer: new(testObserver), served: make(chan error, 1)}
-		config.Observer = n.observer
-		n.server = newServer([]socket{n.link, &sink{done: make(chan struct{}), wakes: make(chan struct{}, 1)}}, config)
-		go func() { n.served <- n.server.Serve(n.handle) }()
+		n := newRig(t, map[string][]byte{"a": content(100_000)}, 1)
+		n.serve(config, n.handle, n.link, &sink{done: make(chan struct{}), wakes: make(chan struct{}, 1)})
 		defer n.stop(10 * time.Minute)
 		n.crowd(1, 4)
 		time.Sleep(stalledTime)
