@@ -54,7 +54,7 @@ type flightLimit struct {
 	offer  time.Duration // the round trip of the OACK; 0 if it is not known
 	quick  bool          // the client is faster than any boot program
 	marks  []mark
-	stride uint64 // blocks; the marks are not closer
+	stride uint64 // blocks; a mark is not closer to the last but one before it
 }
 
 // mark notes when a block was sent last.
@@ -201,27 +201,26 @@ func (f *flightLimit) isRoomy(windowSize int) bool {
 	return f.latest > 0 && (f.latest <= longRoundTrip*f.least || f.quick) && f.queue() <= f.allowed(windowSize)
 }
 
-// lost returns the limit after a loss that an ACK told of, or, if told is false, the timer: then
-// it is a burst. It is never less than the window. acked is the last block that was acknowledged,
-// inFlight how many were sent behind it.
-func (f *flightLimit) lost(windowSize, inFlight, burst int, acked uint64, told bool) int {
+// lost returns the limit after a loss. If no ACK told of it, that is a burst. It is never less than
+// the window.
+func (f *flightLimit) lost(l loss, windowSize, burst int) int {
 	f.limitBefore, f.ceilingBefore = f.limit, f.ceiling
 	f.marks = f.marks[:0]
 	f.credit, f.round, f.open = 0, 0, false
-	f.threshold = max(min(f.limit, inFlight)*3/4/windowSize*windowSize, windowSize)
-	if f.lostAt > 0 && acked-f.lostAt < uint64(f.limit) {
+	f.threshold = max(min(f.limit, l.inFlight)*3/4/windowSize*windowSize, windowSize)
+	if f.lostAt > 0 && l.acked-f.lostAt < uint64(f.limit) {
 		f.strikes++
 	} else {
 		f.strikes = 0
 	}
-	f.lostAt = max(acked, 1)
+	f.lostAt = max(l.acked, 1)
 	switch {
-	case f.isFull(windowSize):
+	case l.full:
 		f.ceiling = f.threshold
 	case f.strikes == mostStrikes:
 		f.ceiling, f.strikes = max(f.ceiling/2, windowSize), 0
 	}
-	if told {
+	if l.toldAt != 0 {
 		return f.threshold
 	}
 	return max(min(f.threshold, burst), windowSize)

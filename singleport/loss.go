@@ -98,6 +98,16 @@ func (t *Transfer) lifetime() time.Duration {
 	return max(progressTime, progressTimeouts*time.Duration(t.window.timeout)*time.Second)
 }
 
+// loss is what is known of one when the flight goes back for it.
+type loss struct {
+	acked    uint64        // the last block that was acknowledged
+	inFlight int           // blocks that were sent behind it
+	toldAt   int64         // when an ACK told of it; 0 if none did
+	trip     time.Duration // the round trip of that ACK; 0 if it is not known
+	full     bool          // it was most likely too much, see flightLimit.isFull
+	tries    int           // repeats without an ACK of something new
+}
+
 // goBack sends what is in flight again, from its first block: a client in lock-step throws away
 // what comes behind a gap. toldAt is when an ACK told of the loss, 0 if none did.
 func (s *shard) goBack(t *Transfer, toldAt, now int64) {
@@ -110,9 +120,11 @@ func (s *shard) goBack(t *Transfer, toldAt, now int64) {
 		t.timedOutAt = t.flight.sentAt(w.end(w.windowSize))
 	}
 	t.estimator.lossy = true
-	full := t.flight.isFull(w.windowSize) || t.tries > 1
-	t.pace.lost(loss{w.acked, w.inFlight(), toldAt, t.flight.gap, full}, t.flight.leastTrip(), t.flight.isLocal())
-	s.limit(t, t.flight.lost(w.windowSize, w.inFlight(), t.pace.burst, w.acked, toldAt != 0))
+	l := loss{
+		acked: w.acked, inFlight: w.inFlight(), toldAt: toldAt, trip: t.flight.gap, full: t.flight.isFull(w.windowSize), tries: t.tries,
+	}
+	t.pace.lost(l, t.flight.leastTrip(), t.flight.isLocal())
+	s.limit(t, t.flight.lost(l, w.windowSize, t.pace.burst))
 	s.memory.note(t, now)
 	w.rewind()
 	t.resumeAt = 0
@@ -213,6 +225,7 @@ func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now in
 	}
 	s.judge(t, now)
 	sentAt := t.flight.sentAt(w.acked)
+	trip := time.Duration(now - sentAt) // if that is known
 	switch r := t.flight.measure(w.acked, answer == ackPartial, now); {
 	case r > 0:
 		t.estimator.sample(r)
@@ -220,15 +233,14 @@ func (s *shard) progress(t *Transfer, answer acknowledgement, blocks int, now in
 		t.estimator.backoff = 0
 	case t.retransmits == 0 && sentAt != 0:
 		// It tells of a block in the middle of a burst. The others take longer over a slow link.
-		r := time.Duration(now-sentAt) + t.pace.toDrain(w.inFlight(), blocks, now, t.flight.leastTrip())
-		if r < mostFirstTrip {
+		if r := trip + t.pace.toDrain(w.inFlight(), blocks, now, t.flight.leastTrip()); r < mostFirstTrip {
 			t.estimator.sample(r)
 		}
 	}
 	t.flight.gap = 0
 	if answer == ackPartial && sentAt != 0 {
 		// It came when the block behind the gap did.
-		t.flight.gap = max(time.Duration(now-sentAt)-2*t.pace.perBlock, 1)
+		t.flight.gap = max(trip-2*t.pace.perBlock, 1)
 	}
 	t.pace.tick(blocks, w.inFlight(), sentAt, now)
 	switch answer {

@@ -77,8 +77,7 @@ func (m *memory) note(t *Transfer, now int64) {
 	if !t.known || known.address != hash || known.running != 1 {
 		return
 	}
-	known.at, known.pace, known.limit, known.ceiling = max(now, 1), t.pace, t.flight.limit, 0
-	known.pace.began, known.pace.ticked, known.pace.waiting, known.pace.standing, known.pace.ramp = 0, 0, 0, 0, 0
+	known.at, known.pace, known.limit, known.ceiling = max(now, 1), t.pace.rested(), t.flight.limit, 0
 	if t.flight.isLocal() && t.flight.lostAt > 0 {
 		known.ceiling = t.flight.ceiling
 	}

@@ -138,6 +138,12 @@ func (p *pace) tick(blocks, inFlight int, sentAt, now int64) {
 	p.ticked, p.known, p.spread = now, true, p.spread || blocks > p.burst
 }
 
+// rested returns the pace without what is of the present flight alone.
+func (p pace) rested() pace {
+	p.began, p.ticked, p.waiting, p.standing, p.ramp = 0, 0, 0, 0, 0
+	return p
+}
+
 // toDrain returns how long the blocks in flight take, if they take as long as those which the
 // first ACK of a flight was for.
 func (p *pace) toDrain(inFlight, acked int, now int64, least time.Duration) time.Duration {
@@ -150,8 +156,7 @@ func (p *pace) toDrain(inFlight, acked int, now int64, least time.Duration) time
 // arrived takes the ACK of whole windows of that many blocks, up to acked, which was sent at
 // sentAt. least is the shortest round trip, near says that it is that of a local network.
 func (p *pace) arrived(acked uint64, blocks int, sentAt, now int64, least time.Duration, near bool) {
-	step, slack, fastest := min(farStep, (blocks+3)/4), time.Duration(farBurst)*p.perBlock, fastestFar
-	slack += least / 8
+	step, slack, fastest := min(farStep, (blocks+3)/4), farBurst*p.perBlock+least/8, fastestFar
 	p.misses, p.cut, p.whole = 0, 0, true
 	p.burst = min(2*p.burst, farBurst)
 	if p.most > 0 {
@@ -185,31 +190,22 @@ func (p *pace) arrived(acked uint64, blocks int, sentAt, now int64, least time.D
 	p.perBlock = max(min(faster, p.perBlock*2), p.slowest, fastest)
 }
 
-// loss is what is known of one.
-type loss struct {
-	acked    uint64        // the last block that was acknowledged
-	inFlight int           // blocks that were sent behind it
-	toldAt   int64         // when an ACK told of it; 0 if none did
-	trip     time.Duration // the round trip of that ACK; 0 if it is not known
-	full     bool          // it was most likely too much
-}
-
-// isLate reports whether the client told of it long after the blocks arrived: it waited for those
-// that did not.
-func (l *loss) isLate(began int64) bool {
+// isLate reports whether the client told of a loss long after the blocks arrived: it waited for
+// those that did not.
+func (p *pace) isLate(l loss) bool {
 	if l.trip > 0 {
 		return l.trip >= tellTime
 	}
-	return l.toldAt > 0 && l.toldAt-began >= int64(tellTime)
+	return l.toldAt > 0 && l.toldAt-p.began >= int64(tellTime)
 }
 
 // lost takes a loss. least is the shortest round trip, near says that it is that of a local
 // network.
 func (p *pace) lost(l loss, least time.Duration, near bool) {
-	told, late := l.toldAt > 0, l.isLate(p.began)
+	told, late, full := l.toldAt > 0, p.isLate(l), l.full || l.tries > 1
 	arrived := int(l.acked - p.from)
-	overflow := !near && arrived < p.burst && (told && l.full && p.burst > 2 || !told && p.whole)
-	if near || l.full || p.misses > 0 || !p.whole || overflow {
+	overflow := !near && arrived < p.burst && (told && full && p.burst > 2 || !told && p.whole)
+	if near || full || p.misses > 0 || !p.whole || overflow {
 		p.burst = max(p.burst/2, 1)
 	}
 	if overflow {
@@ -219,10 +215,10 @@ func (p *pace) lost(l loss, least time.Duration, near bool) {
 		p.slowest = min(max(p.slowest, p.perBlock+p.perBlock/4), firstPerBlock)
 	}
 	p.perBlock, p.ramp = max(p.perBlock, p.slowest), 0
-	if l.full {
+	if full {
 		p.perBlock = max(p.perBlock, p.interval, p.steady)
 	}
-	if told && l.full && !near {
+	if told && full && !near {
 		p.standing = min(farStep, l.inFlight/4)
 	}
 	p.cut++
@@ -237,15 +233,15 @@ func (p *pace) lost(l loss, least time.Duration, near bool) {
 		p.perBlock = min(max(2*p.perBlock, least/8), slowestPerBlock)
 	case late && !p.whole: // most of it may
 		p.perBlock = min(max(p.perBlock, least/8), slowestPerBlock)
-	case !told && (l.full || p.misses > 1):
+	case !told && (full || p.misses > 1):
 		p.perBlock = min(2*p.perBlock, slowestPerBlock)
 	case !told || late || p.began == 0 || least == 0:
-	case !near && !l.full && 0 < l.trip && l.trip <= least+least/16 && arrived >= farBurst:
+	case !near && !full && 0 < l.trip && l.trip <= least+least/16 && arrived >= farBurst:
 		// Nothing waits.
 		p.perBlock = max(p.perBlock-p.perBlock/8, p.slowest, fastestFar)
 	case arrived >= farBurst:
 		p.perBlock = max(p.perBlock, drained(arrived+2, l.toldAt-p.began, least))
-	case !near && !overflow && (l.full || p.cut > mostCut): // what waits leaves no room
+	case !near && !overflow && (full || p.cut > mostCut): // what waits leaves no room
 		p.perBlock = min(p.perBlock*3/2, slowestPerBlock)
 	}
 	p.began, p.ticked = 0, 0

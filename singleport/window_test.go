@@ -125,8 +125,8 @@ func (d *windowDriver) unsend(n int) {
 }
 
 func (d *windowDriver) goBack() {
-	inFlight := d.inFlight()
-	d.flight.limit = d.flight.lost(d.windowSize, inFlight, nearBurst, d.acked, d.now&1 == 0)
+	l := loss{acked: d.acked, inFlight: d.inFlight(), toldAt: 1 - d.now&1, full: d.flight.isFull(d.windowSize)}
+	d.flight.limit = d.flight.lost(l, d.windowSize, nearBurst)
 	d.taken = nil
 	d.rewind()
 }

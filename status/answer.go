@@ -32,7 +32,7 @@ func respond(header []byte, pages []Page) (answer []byte, isPage bool) {
 	status, text := badRequest, []byte(nil)
 	method, path, valid := parse(header)
 	switch page := find(pages, path); {
-	case headerEnd(header) == 0:
+	case headerEnd(header, 0) == 0:
 		status = headerTooLarge
 	case !valid:
 	case page == nil:
@@ -70,11 +70,9 @@ func find(pages []Page, path string) *Page {
 }
 
 // headerEnd returns the length of a header with the empty line that ends it; 0 if there is none in
-// b. A lone line feed ends a line, too (RFC 9112 section 2.2).
-func headerEnd(b []byte) int { return headerEndFrom(b, 0) }
-
-// headerEndFrom is headerEnd for a header of which so many bytes were searched before.
-func headerEndFrom(b []byte, searched int) int {
+// b, of which so many bytes were searched before. A lone line feed ends a line, too (RFC 9112
+// section 2.2).
+func headerEnd(b []byte, searched int) int {
 	for i := max(skipBlank(b), searched-2); i < len(b); i++ {
 		rest := b[i:]
 		switch {

@@ -166,7 +166,7 @@ func readHeader(from io.Reader, buffer []byte) (read []byte, whole bool) {
 		more, err := from.Read(buffer[n:])
 		searched := n
 		n += more
-		if end := headerEndFrom(buffer[:n], searched); end > 0 {
+		if end := headerEnd(buffer[:n], searched); end > 0 {
 			return buffer[:end], true
 		}
 		if err != nil {
